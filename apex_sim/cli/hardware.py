@@ -13,8 +13,9 @@ from apex_sim.cli.completion import complete_hardware
 from apex_sim.cli.output import print_columns, print_json
 
 if TYPE_CHECKING:
-    from apex_sim.hardware.cluster import Cluster, Link
+    from apex_sim.hardware.cluster import Cluster
     from apex_sim.hardware.device import Device
+    from apex_sim.hardware.link import Link
 
 #: Unit by the ending of a key, the longest first.
 _UNITS: Final = {
@@ -159,7 +160,8 @@ def _cluster_document(cluster: Cluster) -> dict[str, Any]:
 
 
 def _link_values(link: Link) -> tuple[tuple[str, float, str], ...]:
-    return ("bytes_per_s", link.bytes_per_s, "B/s"), ("latency_s", link.latency_s, "s")
+    shared = (("n_links_per_node", float(link.n_per_node), ""),) if link.n_per_node else ()
+    return ("bytes_per_s", link.bytes_per_s, "B/s"), ("latency_s", link.latency_s, "s"), *shared
 
 
 def _unit_of(key: str) -> str:

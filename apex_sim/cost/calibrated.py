@@ -6,20 +6,15 @@ device is priced by the roofline, and its basis says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from apex_sim.cost.basis import Basis
-from apex_sim.cost.coefficient_file import Fit, calibrated_devices, fitted_precisions, load_fit
-from apex_sim.cost.forms.collectives import (
-    CollectiveCoefficients,
-    VllmAllReduceCoefficients,
-    collective_time,
-    vllm_all_reduce_time,
-)
+from apex_sim.cost.calibrated_collectives import CalibratedCollectives
+from apex_sim.cost.coefficient_file import Fit, calibrated_devices
+from apex_sim.cost.fits import BACK_END, Fits
 from apex_sim.cost.forms.decode_attention import DecodeCoefficients, decode_attention_time
 from apex_sim.cost.forms.elementwise import ElementwiseCoefficients, elementwise_time
 from apex_sim.cost.forms.gemm import GemmCoefficients, gemm_time, quantise_time
@@ -32,8 +27,8 @@ from apex_sim.cost.parts import Floats, Parts, repeat
 from apex_sim.cost.roofline import DEFAULT_ROUTING, Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
 from apex_sim.errors import UnsupportedError
-from apex_sim.hardware.cluster import Link
 from apex_sim.hardware.device import Device
+from apex_sim.hardware.link import Group, Link
 from apex_sim.preset.preset import OwnAllReduce
 from apex_sim.units import BYTES_PER_NUMBER
 
@@ -47,46 +42,42 @@ class Calibrated:
 
     Parameters
     ----------
-    device : whose datasheet figures scale the forms.
-    fitted_device : name of the device whose fits are used; differs from `device` for a prediction.
+    fits : the device's, or another's for a prediction.
     fallback : prices what was never measured.
     routing : how tokens choose experts.
     """
 
-    device: Device
-    fitted_device: str
+    fits: Fits
     fallback: Roofline
     routing: Routing = DEFAULT_ROUTING
-    _fits: dict[tuple[str, str], Fit[Any] | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def device(self) -> Device:
+        """The device whose datasheet figures scale the forms."""
+        return self.fits.device
 
     @property
     def name(self) -> str:
         """Name of the back end, for reports."""
-        return "calibrated"
+        return BACK_END
 
     @property
     def provenance(self) -> str:
         """What the figures rest on."""
-        if self.fitted_device != self.device.name:
+        if self.fits.is_prediction:
             own = f"scaled by the datasheet of {self.device.name}: a prediction, no kernel of this device was fitted"
-            return f"kernel forms fitted to {self.fitted_device}, {own}"
+            return f"kernel forms fitted to {self.fits.fitted_device}, {own}"
         return f"kernel forms fitted to measured kernels of {self.device.name}; roofline where none was measured"
 
+    @property
+    def _collectives(self) -> CalibratedCollectives:
+        return CalibratedCollectives(self.fits, self.fallback)
+
     def _fit(self, operator: str, precision: str, form: type[Any]) -> Fit[Any] | None:
-        key = operator, precision
-        if key not in self._fits:
-            known = precision in fitted_precisions(self.fitted_device, operator)
-            self._fits[key] = load_fit(self.fitted_device, operator, precision, form) if known else None
-        return self._fits[key]
+        return self.fits.find(operator, precision, form)
 
     def _basis(self, fit: Fit[Any], **sizes: float | Floats) -> Basis:
-        predicted = self.fitted_device != self.device.name
-        inside: Any = np.asarray(not predicted)
-        for name, size in sizes.items():
-            if name in fit.range:
-                low, high = fit.range[name]
-                inside = inside & (np.asarray(size) >= low) & (np.asarray(size) <= high)
-        return Basis("calibrated", fit.source, None if predicted else fit.held_out.median_frac, inside)
+        return self.fits.basis(fit, **sizes)
 
     def gemm(self, m: float | Floats, n: float, k: float, weight_dtype: str, activation_dtype: str) -> Parts:
         """Price C[m, n] = A[m, k] B[k, n] by the fit of its weight format."""
@@ -195,42 +186,17 @@ class Calibrated:
         basis = self._basis(fit, n_rows=n_rows, n_columns=n_columns)
         return repeat(_parts(time, basis), n_launches)
 
-    def all_reduce(self, n_bytes: float | Floats, n_devices: int, link: Link, own: OwnAllReduce) -> Parts:
-        """Price the all-reduce that vLLM picks; without kernels of its `own`, NCCL's."""
-        nccl = self._fit("all_reduce", "nccl", CollectiveCoefficients)
-        if nccl is None or not _inside_node(self.device, link, n_devices):
-            return self.fallback.all_reduce(n_bytes, n_devices, link, own)
-        vllm = self._fit("all_reduce", "vllm", VllmAllReduceCoefficients) if own != "none" else None
-        if vllm is None:
-            time = collective_time(nccl.coefficients, self.device, n_bytes, n_devices)
-            return _network(time, self._basis(nccl, n_bytes=n_bytes, n_devices=n_devices), n_devices)
-        time = vllm_all_reduce_time(
-            vllm.coefficients, nccl.coefficients, self.device, n_bytes, n_devices, own == "symmetric"
-        )
-        inside = self._basis(nccl, n_bytes=n_bytes, n_devices=n_devices).in_range  # NCCL does what is too large
-        return _network(time, replace(self._basis(vllm), in_range=inside), n_devices)
+    def all_reduce(self, n_bytes: float | Floats, group: Group, own: OwnAllReduce) -> Parts:
+        """Price the all-reduce that vLLM picks; without kernels of its `own`, and over several nodes, NCCL's."""
+        return self._collectives.all_reduce(n_bytes, group, own)
 
-    def all_gather(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
+    def all_gather(self, n_bytes: float | Floats, group: Group) -> Parts:
         """Price NCCL's all-gather."""
-        return self._nccl("all_gather", n_bytes, n_devices, link, self.fallback.all_gather)
+        return self._collectives.nccl("all_gather", n_bytes, group)
 
-    def all_to_all(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
+    def all_to_all(self, n_bytes: float | Floats, group: Group) -> Parts:
         """Price NCCL's all-to-all."""
-        return self._nccl("all_to_all", n_bytes, n_devices, link, self.fallback.all_to_all)
-
-    def _nccl(
-        self,
-        operation: str,
-        n_bytes: float | Floats,
-        n_devices: int,
-        link: Link,
-        fallback: Callable[[float | Floats, int, Link], Parts],
-    ) -> Parts:
-        fit = self._fit(operation, "nccl", CollectiveCoefficients)
-        if fit is None or not _inside_node(self.device, link, n_devices):
-            return fallback(n_bytes, n_devices, link)
-        time = collective_time(fit.coefficients, self.device, n_bytes, n_devices)
-        return _network(time, self._basis(fit, n_bytes=n_bytes, n_devices=n_devices), n_devices)
+        return self._collectives.nccl("all_to_all", n_bytes, group)
 
     def send(self, n_bytes: float | Floats, link: Link) -> Parts:
         """Price a point-to-point copy; derived from the link, not measured."""
@@ -257,7 +223,7 @@ def calibrated_costs(device: Device, routing: Routing = DEFAULT_ROUTING) -> Cali
             where="cost model 'calibrated'",
             remedy=f"use the cost model 'roofline', or one of {', '.join(calibrated_devices())}",
         )
-    return Calibrated(device, fitted, Roofline(device, routing), routing)
+    return Calibrated(Fits(device, fitted), Roofline(device, routing), routing)
 
 
 def best_cost_model(device: Device, routing: Routing = DEFAULT_ROUTING) -> Calibrated | Roofline:
@@ -268,17 +234,6 @@ def best_cost_model(device: Device, routing: Routing = DEFAULT_ROUTING) -> Calib
 
 def _parts(time: KernelTime, basis: Basis, n_launches: float = 1.0) -> Parts:
     return Parts(time.kernel_s, time.compute_s, time.memory_s, 0.0 * time.kernel_s, n_launches, 0.0, basis)
-
-
-def _network(time: KernelTime, basis: Basis, n_devices: int) -> Parts:
-    zero = 0.0 * time.kernel_s
-    return Parts(time.kernel_s, zero, zero, time.kernel_s, float(n_devices > 1), 0.0, basis)
-
-
-def _inside_node(device: Device, link: Link, n_devices: int) -> bool:
-    """Whether the measured collectives, all inside one node, stand for this link; nodes together are derived."""
-    local = device.nvlink_bytes_per_s or device.pcie_bytes_per_s
-    return n_devices == 1 or link.bytes_per_s >= 0.9 * local
 
 
 def _batch(work: PrefillWork) -> PrefillBatch:

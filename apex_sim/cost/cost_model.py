@@ -10,7 +10,7 @@ from typing import Protocol
 
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
-from apex_sim.hardware.cluster import Link
+from apex_sim.hardware.link import Group, Link
 from apex_sim.preset.preset import OwnAllReduce
 
 
@@ -51,14 +51,14 @@ class CostModel(Protocol):
     ) -> Parts:
         """Price `n_launches` kernels that each read and write `bytes_per_number` in all for each number of its rows."""
 
-    def all_reduce(self, n_bytes: float | Floats, n_devices: int, link: Link, own: OwnAllReduce) -> Parts:
-        """Price summing `n_bytes` over `n_devices`, result everywhere; `own` names the engine's own kernels."""
+    def all_reduce(self, n_bytes: float | Floats, group: Group, own: OwnAllReduce) -> Parts:
+        """Price summing `n_bytes` over `group`, result everywhere; `own` names the engine's own kernels."""
 
-    def all_gather(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price collecting `n_bytes` in total from `n_devices`, result everywhere."""
+    def all_gather(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price collecting `n_bytes` in total from `group`, result everywhere."""
 
-    def all_to_all(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price exchanging `n_bytes` that one device sends in total, spread evenly over `n_devices`."""
+    def all_to_all(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price exchanging `n_bytes` that one device sends in total, spread evenly over `group`, itself included."""
 
     def send(self, n_bytes: float | Floats, link: Link) -> Parts:
         """Price sending `n_bytes` to a neighbour."""

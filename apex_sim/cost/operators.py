@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.forms.collectives import exchanged_bytes
 from apex_sim.cost.parts import Floats, Parts, repeat
 from apex_sim.cost.sizes import AttentionSizes, ExpertSizes, LatentSizes
 from apex_sim.errors import UnsupportedError
-from apex_sim.hardware.cluster import Cluster, Link
+from apex_sim.hardware.cluster import Cluster
+from apex_sim.hardware.link import Group, Link
 from apex_sim.model.attention import AttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
-from apex_sim.plan.precision import Precision
+from apex_sim.plan.precision import DISPATCH_BYTES, Precision
 from apex_sim.plan.shape import Shape, Stage
 from apex_sim.plan.weights import n_local_kv_heads
 from apex_sim.units import BYTES_PER_NUMBER
@@ -73,21 +75,25 @@ class StageContext:
         return self.index == len(self.shape.stages) - 1
 
     @property
-    def tp_link(self) -> Link:
-        """Link that the stage's attention collectives run over."""
-        return self.cluster.link(self.stage.attention.tp)
+    def tp_group(self) -> Group:
+        """Devices that the stage's attention collectives run over."""
+        return self.cluster.group(self.stage.attention.tp)
 
     @property
     def next_link(self) -> Link:
-        """Link to the following stage; instances start at a node's first free device, stages are consecutive."""
+        """Link to the following stage; instances start at a node's first free device, stages are consecutive.
+
+        All devices of a stage send at once, each its slice.
+        """
         end = (self.index + 1) * self.stage.n_devices
         crosses = self.shape.n_devices > self.cluster.n_devices_per_node and end % self.cluster.n_devices_per_node == 0
-        return self.cluster.inter_node if crosses else self.cluster.intra_node
+        inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
+        return inter_node if crosses else self.cluster.intra_node
 
     def all_reduce(self, n_bytes: Floats) -> Parts:
         """Price an all-reduce over the tensor-parallel group, with the engine's own kernel where it is allowed."""
         own = self.shape.preset.own_all_reduce if self.shape.scheduler.custom_all_reduce else "none"
-        return self.cost.all_reduce(n_bytes, self.stage.attention.tp, self.tp_link, own)
+        return self.cost.all_reduce(n_bytes, self.tp_group, own)
 
 
 def attention_groups(context: StageContext) -> tuple[AttentionGroup, ...]:
@@ -136,7 +142,7 @@ def tokenwise_operators(context: StageContext, n_tokens: Floats) -> Iterator[Nam
     if not context.is_last:
         # Hidden state and residual both travel; each TP rank sends its slice and the receiver gathers them.
         yield "send", cost.send(2 * hidden_bytes / tp, context.next_link)
-        yield "all_gather", cost.all_gather(2 * hidden_bytes, tp, context.tp_link)
+        yield "all_gather", cost.all_gather(2 * hidden_bytes, context.tp_group)
 
 
 def _layer_operators(context: StageContext, layer: Layer, n_tokens: Floats) -> Iterator[Named]:
@@ -195,8 +201,11 @@ def _latent_projections(context: StageContext, cell: MlaCell, n_tokens: Floats) 
 def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Iterator[Named]:
     """Yield router, experts and shared experts.
 
-    Under expert parallelism every rank sends its tokens to the ranks of their experts and gets them back; the tokens of
-    all attention-DP ranks meet in the experts.
+    Under expert parallelism every rank sends its tokens to the ranks of their experts (dispatch) and gets them back
+    (combine); the tokens of all attention-DP ranks meet in the experts.  vLLM dispatches in fp8 through DeepEP where
+    the experts are quantised in blocks of 128 (use_fp8_dispatch, model_executor/layers/fused_moe/all2all_utils.py);
+    everything else travels in bf16, as DeepEP's combine does.  A copy goes to each active expert, as DeepEP's
+    low-latency kernels send them; its normal kernels send fewer, so that large steps are priced from above.
     """
     cost, hidden, ffn = context.cost, context.model.hidden_size, context.stage.ffn
     attention_dp = context.stage.attention.attention_dp
@@ -211,8 +220,9 @@ def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Ite
     if moe.shared_intermediate_size:
         yield from _ffn_operators(context, moe.shared_intermediate_size, True, n_tokens, "ffn")
     if attention_dp > 1 and ffn.ep > 1:
-        sent = n_tokens * moe.n_active_experts * hidden * _ACT
-        yield "all_to_all", repeat(cost.all_to_all(sent, ffn.ep, context.cluster.link(ffn.ep)), 2)
+        for bytes_per_number in (DISPATCH_BYTES.get(weight, _ACT), _ACT):
+            sent = exchanged_bytes(n_tokens, hidden, moe.n_active_experts, bytes_per_number)
+            yield "all_to_all", cost.all_to_all(sent, context.cluster.group(ffn.ep))
     else:
         yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
 
@@ -247,5 +257,5 @@ def head_operators(context: StageContext, n_sampled: Floats) -> Iterator[Named]:
     model, cost, tp = context.model, context.cost, context.stage.attention.tp
     yield "norm", cost.elementwise(n_sampled, model.hidden_size, 4 * _ACT)
     yield "lm_head", cost.gemm(n_sampled, model.vocab_size / tp, model.hidden_size, "bf16", "bf16")
-    yield "all_gather", cost.all_gather(n_sampled * model.vocab_size * _ACT, tp, context.tp_link)
+    yield "all_gather", cost.all_gather(n_sampled * model.vocab_size * _ACT, context.tp_group)
     yield "sampling", cost.elementwise(n_sampled, model.vocab_size, _FP32, _SAMPLER_PASSES)

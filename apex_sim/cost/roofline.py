@@ -13,11 +13,13 @@ from typing import Final
 import numpy as np
 
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.cross_node import over_nodes
+from apex_sim.cost.forms.collectives import Operation, send_time, traffic_frac
 from apex_sim.cost.forms.routing import Routing, expert_load
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
-from apex_sim.hardware.cluster import Link
 from apex_sim.hardware.device import Device
+from apex_sim.hardware.link import Group, Link
 from apex_sim.plan.precision import PEAK_OF_ACTIVATION
 from apex_sim.preset.preset import OwnAllReduce
 from apex_sim.units import BYTES_PER_NUMBER
@@ -138,23 +140,25 @@ class Roofline:
         zero = 0.0 * network_s
         return Parts(network_s, zero, zero, network_s, n_launches, n_launches, self._basis())
 
-    def all_reduce(self, n_bytes: float | Floats, n_devices: int, link: Link, own: OwnAllReduce) -> Parts:
-        """Price a ring all-reduce: 2 (p-1) hops, each of n_bytes / p."""
-        hops = 2 * (n_devices - 1)
-        return self._network(hops * (link.latency_s + n_bytes / n_devices / link.bytes_per_s), float(n_devices > 1))
+    def all_reduce(self, n_bytes: float | Floats, group: Group, own: OwnAllReduce) -> Parts:
+        """Price a ring all-reduce: in a node 2 (p-1) hops, each of n_bytes / p."""
+        return self.collective("all_reduce", n_bytes, group)
 
-    def all_gather(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price a ring all-gather: (p-1) hops, each of n_bytes / p."""
-        hops = n_devices - 1
-        return self._network(hops * (link.latency_s + n_bytes / n_devices / link.bytes_per_s), float(n_devices > 1))
+    def all_gather(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price a ring all-gather: in a node (p-1) hops, each of n_bytes / p."""
+        return self.collective("all_gather", n_bytes, group)
 
-    def all_to_all(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price a pairwise exchange: the share for the others leaves over the link, one latency."""
-        away = (n_devices - 1) / n_devices
-        return self._network(
-            (link.latency_s + n_bytes * away / link.bytes_per_s) * (n_devices > 1), float(n_devices > 1)
-        )
+    def all_to_all(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price a pairwise exchange: in a node the share for the others leaves over the link, one latency."""
+        return self.collective("all_to_all", n_bytes, group)
+
+    def collective(self, operation: Operation, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price a collective: what each device sends in its node over the link there, then what nodes exchange."""
+        link, p = group.intra_node, group.n_devices_per_node
+        hops = {"all_to_all": 1, "all_reduce": 2 * (p - 1)}.get(operation, p - 1) * (p > 1)
+        inside_s = hops * link.latency_s + traffic_frac(operation, p) * n_bytes / link.bytes_per_s
+        return over_nodes(operation, self._network(inside_s, float(p > 1)), n_bytes, group)
 
     def send(self, n_bytes: float | Floats, link: Link) -> Parts:
         """Price a point-to-point copy: latency plus bytes over bandwidth."""
-        return self._network(link.latency_s + n_bytes / link.bytes_per_s)
+        return self._network(send_time(n_bytes, link))

@@ -16,7 +16,8 @@ from apex_sim import catalogue
 from apex_sim.errors import InputError, UnknownNameError
 from apex_sim.files import StrictModel, check, read_toml
 from apex_sim.hardware.device import Device, load_device
-from apex_sim.hardware.figure import KINDS, Figure, FigureEntry, Kind, Plausible, Text
+from apex_sim.hardware.figure import KINDS, Figure, FigureEntry, Plausible, Text
+from apex_sim.hardware.link import Group, Link
 
 FOLDER: Final = "hardware_profiles/clusters"
 MAX_DEVICES: Final = 65_536
@@ -39,13 +40,19 @@ class LinkFile(StrictModel):
     latency_s: FigureEntry
 
 
+class NetworkFile(LinkFile):
+    """What joins nodes as a TOML table; `n_links_per_node` where the devices of a node share fewer links."""
+
+    n_links_per_node: FigureEntry | None = None
+
+
 class DefaultsFile(StrictModel):
     """What completes a cluster that is given by name only."""
 
     n_devices_per_node_max: FigureEntry
     nvlink_latency_s: FigureEntry
     pcie_latency_s: FigureEntry
-    inter_node: LinkFile
+    inter_node: NetworkFile
 
 
 class ClusterFile(StrictModel):
@@ -56,27 +63,7 @@ class ClusterFile(StrictModel):
     n_nodes: FigureEntry
     n_devices_per_node: FigureEntry
     intra_node: LinkFile
-    inter_node: LinkFile
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """What one device sends to another over.
-
-    Parameters
-    ----------
-    bytes_per_s : per device, one direction.
-    latency_s : of one hop.
-    name : for readers ("NVLink").
-    source : where both figures come from.
-    kind : the weaker of their two kinds.
-    """
-
-    bytes_per_s: float
-    latency_s: float
-    name: str
-    source: str
-    kind: Kind
+    inter_node: NetworkFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +100,29 @@ class Cluster:
         """Return the number of devices in all nodes."""
         return self.n_nodes * self.n_devices_per_node
 
-    @property
-    def max_group_in_node(self) -> int:
-        """Return the largest group of devices that never leaves a node."""
-        return self.n_devices_per_node
-
-    def link(self, n_devices_in_group: int) -> Link:
-        """Return the slowest link that a group of so many devices has to cross.
+    def group(self, n_devices: int) -> Group:
+        """Return a group of so many devices.
 
         Groups sit on consecutive devices, starting at the first of a node: one that fits into a node stays inside it.
 
         Raises
         ------
-        InputError : the cluster has no such group.
+        InputError : the cluster has no such group, or it would fill its nodes unevenly.
 
         Examples
         --------
-        >>> load_cluster("2x8xh100-sxm").link(8).name
-        'NVLink'
+        >>> load_cluster("2x8xh100-sxm").group(16).n_nodes
+        2
         """
-        if not 1 <= n_devices_in_group <= self.n_devices:
+        per_node = self.n_devices_per_node
+        if not 1 <= n_devices <= self.n_devices:
+            raise InputError(f"a group of {n_devices} devices in {self.name!r}", remedy=f"use 1 to {self.n_devices}")
+        if n_devices > per_node and n_devices % per_node:
             raise InputError(
-                f"a group of {n_devices_in_group} devices in {self.name!r}", remedy=f"use 1 to {self.n_devices}"
+                f"a group of {n_devices} devices fills nodes of {per_node} unevenly", remedy="use whole nodes"
             )
-        return self.intra_node if n_devices_in_group <= self.max_group_in_node else self.inter_node
+        inside = min(n_devices, per_node)
+        return Group(inside, n_devices // inside, self.intra_node, self.inter_node.shared_by(inside))
 
 
 def cluster_names() -> list[str]:
@@ -240,7 +226,12 @@ def _intra_node(device: Device, defaults: DefaultsFile, where: str) -> Link:
 
 def _link(content: LinkFile, where: str, key: str) -> Link:
     bandwidth = _BANDWIDTH.figure(content.bytes_per_s, where, f"{key}.bytes_per_s")
-    return _join(content.name, bandwidth, _LATENCY.figure(content.latency_s, where, f"{key}.latency_s"))
+    link = _join(content.name, bandwidth, _LATENCY.figure(content.latency_s, where, f"{key}.latency_s"))
+    if not isinstance(content, NetworkFile) or content.n_links_per_node is None:
+        return link
+    shared = _COUNT.figure(content.n_links_per_node, where, f"{key}.n_links_per_node")
+    source, kind = f"{link.source}; links of a node: {shared.source}", max(link.kind, shared.kind, key=KINDS.index)
+    return replace(link, n_per_node=int(shared.value), source=source, kind=kind)
 
 
 def _join(name: str, bandwidth: Figure, latency: Figure) -> Link:

@@ -21,6 +21,9 @@ ACTIVATION_OF_WEIGHT = {
 }
 #: Key of `Device.peak_flops` that each activation format multiplies at.
 PEAK_OF_ACTIVATION = {"bf16": "bf16", "fp8": "fp8", "int8": "int8", "nvfp4": "fp4"}
+#: Bytes of a number on its way to experts whose weights are in these formats, elsewhere bf16's: fp8 with a 32-bit scale
+#: for each 128 numbers of a token (DeepEP, Buffer.low_latency_dispatch with use_fp8).
+DISPATCH_BYTES = {"fp8-block": 1 + 4 / 128}
 WEIGHT_DTYPES = tuple(ACTIVATION_OF_WEIGHT)
 KV_DTYPES = ("bf16", "fp8")
 

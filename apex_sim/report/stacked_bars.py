@@ -20,7 +20,7 @@ _OTHER: Final = "other kernels"
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "matrix multiplies": ("qkv_gemm", "out_gemm", "up_gemm", "down_gemm", "moe", "router", "lm_head"),
     "attention": ("prefill_attention", "decode_attention"),
-    "communication": ("all_reduce", "all_gather", "send"),
+    "communication": ("all_reduce", "all_gather", "all_to_all", "send"),
     _OTHER: (),
     "kernel launches": ("launch",),
     "slow prompts": ("slowdown",),

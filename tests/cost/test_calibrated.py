@@ -28,7 +28,7 @@ def _cost(device: str = "h100-sxm") -> Calibrated:
 def _all_prices(device: str, n_devices: int = 4) -> dict[str, Parts]:
     """Return the price of every operator at ordinary sizes, arrays of three token counts."""
     cost, n = _cost(device), np.array([1.0, 100.0, 4000.0])
-    link = load_cluster(f"8x{device}").intra_node
+    group = load_cluster(f"8x{device}").group(n_devices)
     return {
         "gemm": cost.gemm(n, 4096, 4096, "bf16", "bf16"),
         "quantise": cost.quantise(n, 4096, "fp8", "fp8"),
@@ -38,10 +38,10 @@ def _all_prices(device: str, n_devices: int = 4) -> dict[str, Parts]:
         "latent_prefill": cost.latent_prefill(PrefillWork(n * (n + 1) / 2, n, n, np.ones(3)), DEEPSEEK),
         "latent_decode": cost.latent_decode(DecodeWork(n, n * 1000), DEEPSEEK),
         "elementwise": cost.elementwise(n, 4096, 4.0),
-        "all_reduce": cost.all_reduce(n * 8192, n_devices, link, own="custom"),
-        "all_gather": cost.all_gather(n * 8192, n_devices, link),
-        "all_to_all": cost.all_to_all(n * 8192, n_devices, link),
-        "send": cost.send(n * 8192, link),
+        "all_reduce": cost.all_reduce(n * 8192, group, own="custom"),
+        "all_gather": cost.all_gather(n * 8192, group),
+        "all_to_all": cost.all_to_all(n * 8192, group),
+        "send": cost.send(n * 8192, group.intra_node),
     }
 
 
@@ -132,21 +132,14 @@ def test_fp8_weights_are_read_in_half_the_time() -> None:
 
 def test_the_engines_own_all_reduce_is_faster_while_messages_are_small() -> None:
     """Up to some hundred kilobytes one shot beats NCCL's ring; beyond vLLM's limit of 8 MiB both are NCCL."""
-    link = load_cluster("8xh100-sxm").intra_node
+    cluster = load_cluster("8xh100-sxm")
     sizes = np.array([8e3, 64e3, 256e3, 64e6])
     for n_devices in (2, 4, 8):
-        own = np.asarray(_cost().all_reduce(sizes, n_devices, link, own="custom").kernel_s)
-        nccl = np.asarray(_cost().all_reduce(sizes, n_devices, link, own="none").kernel_s)
+        own = np.asarray(_cost().all_reduce(sizes, cluster.group(n_devices), own="custom").kernel_s)
+        nccl = np.asarray(_cost().all_reduce(sizes, cluster.group(n_devices), own="none").kernel_s)
         assert (own[:2] < 0.8 * nccl[:2]).all()
         assert own[3] == nccl[3]
         assert nccl[3] >= 2 * (n_devices - 1) / n_devices * 64e6 / 450e9
-
-
-def test_collectives_over_nodes_are_derived_from_the_link() -> None:
-    cluster = load_cluster("2x8xh100-sxm")
-    parts = _cost().all_reduce(1e6, 16, cluster.inter_node, own="custom")
-    assert parts == Roofline(cluster.device).all_reduce(1e6, 16, cluster.inter_node, own="custom")
-    assert parts.basis.back_end == "roofline"
 
 
 def test_a_device_without_data_is_refused_and_priced_by_its_datasheet() -> None:
@@ -169,7 +162,7 @@ def test_a_b300_is_predicted_from_the_b200_and_marked() -> None:
 
 
 def test_sizes_beyond_the_data_are_marked() -> None:
-    cost, link = _cost(), load_cluster("8xh100-sxm").intra_node
+    cost, node = _cost(), load_cluster("8xh100-sxm").group(8)
     assert np.asarray(cost.gemm(np.array([1.0, 40_000.0]), 4096, 4096, "bf16", "bf16").basis.in_range).tolist() == [
         True,
         False,
@@ -178,7 +171,7 @@ def test_sizes_beyond_the_data_are_marked() -> None:
     assert not np.any(
         cost.prefill_attention(PrefillWork(1e6, 2e3, 2e3, 1.0), AttentionSizes(8, 1, 512, "bf16")).basis.in_range
     )
-    reduced = cost.all_reduce(np.array([1e6, 1e9]), 8, link, own="custom").basis.in_range
+    reduced = cost.all_reduce(np.array([1e6, 1e9]), node, own="custom").basis.in_range
     assert np.asarray(reduced).tolist() == [True, False]
     inside = ExpertSizes(8, 2, 4096, 3584.0, 3)
     assert np.all(cost.moe(100.0, inside, "bf16", "bf16").basis.in_range)

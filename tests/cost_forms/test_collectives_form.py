@@ -8,6 +8,7 @@ import pytest
 from apex_sim.cost.coefficient_file import calibrated_devices, fitted_precisions, load_fit
 from apex_sim.cost.forms.collectives import (
     CollectiveCoefficients,
+    Operation,
     VllmAllReduceCoefficients,
     collective_time,
     cross_node_time,
@@ -17,8 +18,8 @@ from apex_sim.cost.forms.collectives import (
     vllm_all_reduce_time,
 )
 from apex_sim.errors import InputError
-from apex_sim.hardware.cluster import Link
 from apex_sim.hardware.device import load_device
+from apex_sim.hardware.link import Link
 from apex_sim.units import KIB, MIB
 
 H100, L40S, B200 = (load_device(name) for name in ("h100-sxm", "l40s", "b200"))
@@ -94,6 +95,15 @@ def test_experts_get_one_copy_each_and_ranks_one_each() -> None:
     assert float(exchanged_bytes(10, 100, 8, 2.0)) == 16000
     # 2 picks of 2 ranks at random: 1.5 distinct ones.
     assert float(exchanged_bytes(10, 100, 2, 1.0, 2)) == pytest.approx(1500)
+
+
+@pytest.mark.parametrize("operation", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+def test_more_nodes_take_longer(operation: Operation) -> None:
+    """Also per byte: the ring's (n-1)/n grows with its nodes."""
+    link = Link(50e9, 5e-6, "InfiniBand", "test", "assumed")
+    for size in (0.0, 64e6):
+        times = [float(cross_node_time(operation, 1e-4, size, 8, n, link)) for n in (1, 2, 4, 8, 16)]
+        assert (np.diff(times) > 0).all()
 
 
 def test_no_devices_is_refused() -> None:

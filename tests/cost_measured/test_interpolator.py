@@ -109,14 +109,14 @@ def test_sizes_partly_outside_are_told_apart(costs: MeasuredCosts) -> None:
 def test_operators_and_formats_without_a_table_are_the_fallbacks_own(costs: MeasuredCosts) -> None:
     sizes = AttentionSizes(32, 8, 128, "bf16")
     work, step = PrefillWork(8390656.0, 4096.0, 4096.0, 1.0), DecodeWork(8.0, 8192.0)
-    link = load_cluster("8xh100-sxm").intra_node
+    node = load_cluster("8xh100-sxm").group(8)
     for mine, theirs in (
         (costs.gemm(8.0, 1024, 1024, "fp8", "fp8"), FIT.gemm(8.0, 1024, 1024, "fp8", "fp8")),
         (costs.prefill_attention(work, sizes), FIT.prefill_attention(work, sizes)),
         (costs.decode_attention(step, sizes), FIT.decode_attention(step, sizes)),
-        (costs.all_reduce(1e6, 8, link, "custom"), FIT.all_reduce(1e6, 8, link, "custom")),
+        (costs.all_reduce(1e6, node, "custom"), FIT.all_reduce(1e6, node, "custom")),
         (costs.elementwise(8.0, 4096, 4.0), FIT.elementwise(8.0, 4096, 4.0)),
-        (costs.send(1e6, link), FIT.send(1e6, link)),
+        (costs.send(1e6, node.intra_node), FIT.send(1e6, node.intra_node)),
     ):
         assert mine.kernel_s == theirs.kernel_s
         assert mine.basis.key == theirs.basis.key

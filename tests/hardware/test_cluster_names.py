@@ -66,14 +66,36 @@ def test_another_vendors_link_is_not_called_nvlink_and_its_latency_is_assumed() 
     assert "assumed equal to NVLink's" in link.source
 
 
-def test_link_follows_the_size_of_the_group() -> None:
-    cluster = load_cluster("2x8xh100-sxm")
-    assert cluster.max_group_in_node == 8
-    assert [cluster.link(n) for n in (1, 2, 8)] == [cluster.intra_node] * 3
-    assert [cluster.link(n) for n in (9, 16)] == [cluster.inter_node] * 2
-    for n in (0, -1, 17):
-        with pytest.raises(InputError, match="Use 1 to 16"):
-            cluster.link(n)
+def test_a_group_fills_a_node_before_the_next() -> None:
+    cluster = load_cluster("4x8xh100-sxm")
+    sizes = [(group.n_devices_per_node, group.n_nodes) for n in (1, 2, 8, 16, 32) if (group := cluster.group(n))]
+    assert sizes == [(1, 1), (2, 1), (8, 1), (8, 2), (8, 4)]
+    group = cluster.group(16)
+    assert (group.n_devices, group.one_node) == (16, cluster.group(8))
+    assert (group.intra_node, group.inter_node) == (cluster.intra_node, cluster.inter_node)
+    for n in (0, -1, 33):
+        with pytest.raises(InputError, match="Use 1 to 32"):
+            cluster.group(n)
+    with pytest.raises(InputError, match=r"12 devices fills nodes of 8 unevenly"):
+        cluster.group(12)
+
+
+def test_devices_of_a_node_share_its_network_links(tmp_path: Path) -> None:
+    """Two 25 GB/s ports for 8 devices: 6.25 GB/s each when all send, all of a port for one or two."""
+    text = (CLUSTERS / "hgx-h100-2-nodes.toml").read_text("utf-8")
+    path = tmp_path / "shared.toml"
+    path.write_text(text + '\n[inter_node.n_links_per_node]\nvalue = 2\nsource = "example"\nkind = "datasheet"\n')
+    cluster = load_cluster(path)
+    assert cluster.inter_node.n_per_node == 2
+    assert "links of a node: example" in cluster.inter_node.source
+    assert cluster.inter_node.kind == "assumed"  # the weakest of the three
+    assert [cluster.inter_node.shared_by(n).bytes_per_s for n in (1, 2, 4, 8)] == [25e9, 25e9, 12.5e9, 6.25e9]
+    assert cluster.group(16).inter_node.bytes_per_s == 6.25e9
+    path.write_text(
+        text.replace("[intra_node.latency_s]", "[intra_node.n_links_per_node]\nvalue = 2\n[intra_node.latency_s]")
+    )
+    with pytest.raises(UnknownNameError, match="n_links_per_node"):
+        load_cluster(path)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +158,7 @@ def test_named_cluster() -> None:
     assert cluster_names() == ["gb200-nvl72", "hgx-h100-2-nodes"]
     cluster = load_cluster("HGX-H100-2-nodes")
     assert (cluster.name, cluster.device.name, cluster.n_devices) == ("hgx-h100-2-nodes", "h100-sxm", 16)
-    assert cluster.link(16).bytes_per_s == 25e9
+    assert cluster.group(16).inter_node.bytes_per_s == 25e9
     with pytest.raises(UnknownNameError, match="Did you mean 'hgx-h100-2-nodes'"):
         load_cluster("hgx-h100-2-node")
     with pytest.raises(UnknownNameError):
@@ -146,7 +168,7 @@ def test_named_cluster() -> None:
 def test_a_rack_is_one_node() -> None:
     rack = load_cluster("gb200-nvl72")
     assert (rack.device.name, rack.n_nodes, rack.n_devices) == ("gb200", 1, 72)
-    assert rack.link(72) == rack.intra_node
+    assert rack.group(72).n_nodes == 1
     assert rack.intra_node.bytes_per_s == load_cluster("72xgb200").intra_node.bytes_per_s == 900e9
 
 

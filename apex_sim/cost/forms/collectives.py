@@ -22,8 +22,8 @@ import numpy as np
 
 from apex_sim.cost.forms.shares import Floats, KernelTime
 from apex_sim.errors import InputError
-from apex_sim.hardware.cluster import Link
 from apex_sim.hardware.device import Device
+from apex_sim.hardware.link import Link
 from apex_sim.units import KIB, MIB
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
@@ -181,7 +181,7 @@ def exchanged_bytes(
     """Return the bytes that one rank sends when its tokens go to their experts, or come back from them.
 
     DeepEP's low-latency kernels send a copy for each of the `top_k` experts (`n_ranks` None); its normal kernels one
-    for each distinct rank among them, in expectation under uniform routing.  Dispatch is fp8, combine bf16.
+    for each distinct rank among them, in expectation under uniform routing.
 
     Examples
     --------
@@ -200,10 +200,17 @@ def cross_node_time(
 ) -> Floats:  # fmt: skip
     """Return the time of a collective over nodes, given that of the same collective inside one node.
 
-    Hierarchical, as NCCL builds it: inside the node, and between equal ranks of the nodes as a ring over each device's
-    own network link.  An all-reduce moves 1/n_devices_per_node of the message between nodes, an all-gather or
-    reduce-scatter too; an all-to-all sends everything meant for other nodes.  Derived, not measured: the phases do
-    not overlap, and the network is free of contention (assumed).
+    Hierarchical: inside the node, and between equal ranks of the nodes as a ring (pairwise for an all-to-all) over
+    each device's share of the node's links.  An all-reduce moves 1/n_devices_per_node of the message between nodes, an
+    all-gather or reduce-scatter too; an all-to-all sends everything meant for other nodes, after it went to the device
+    of equal rank over the node's own links (NCCL's PXN: NVIDIA, Doubling all2all Performance with NCCL 2.12; DeepEP's
+    normal kernels forward on the receiving side).  Derived, not measured: the phases do not overlap, and the network
+    itself is free of contention (both assumed).
+
+    Parameters
+    ----------
+    inside_s : of a message of `n_bytes` over the devices of one node.
+    link : between nodes, as one device has it when its whole node sends.
 
     Examples
     --------
@@ -214,10 +221,10 @@ def cross_node_time(
     size = np.asarray(n_bytes, dtype=float)
     if n_nodes == 1:
         return np.asarray(inside_s + 0.0 * size)
-    rounds = 2.0 if operation == "all_reduce" else 1.0
-    sent = size * (n_nodes - 1.0) / n_nodes
-    sent = sent if operation == "all_to_all" else rounds * sent / n_devices_per_node
-    return np.asarray(inside_s + rounds * (n_nodes - 1.0) * link.latency_s + sent / link.bytes_per_s)
+    steps = (2.0 if operation == "all_reduce" else 1.0) * (n_nodes - 1.0)
+    share = 1.0 if operation == "all_to_all" else 1.0 / n_devices_per_node
+    sent = share * traffic_frac(operation, n_nodes) * size
+    return np.asarray(inside_s + steps * link.latency_s + sent / link.bytes_per_s)
 
 
 def send_time(n_bytes: float | Floats, link: Link) -> Floats:

@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.calibrated_collectives import has_usual_links
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.cross_node import over_nodes
+from apex_sim.cost.forms.collectives import Operation
 from apex_sim.cost.forms.gemm import gemm_time, quantise_time
 from apex_sim.cost.measured.interpolator import Interpolator, interpolate
 from apex_sim.cost.measured.kernel_table import Sizes
@@ -23,8 +26,8 @@ from apex_sim.cost.measured.plausibility import impossible_rows
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
 from apex_sim.errors import UnknownNameError
-from apex_sim.hardware.cluster import Link
 from apex_sim.hardware.device import Device
+from apex_sim.hardware.link import Group, Link
 from apex_sim.preset.preset import OwnAllReduce
 
 #: Tables to try for each weight format, the kernel that engines prefer first.
@@ -174,42 +177,41 @@ class MeasuredCosts:
         """Price memory-bound kernels: by the fallback, there are no tables of them."""
         return self.fallback.elementwise(n_rows, n_columns, bytes_per_number, n_launches)
 
-    def all_reduce(self, n_bytes: float | Floats, n_devices: int, link: Link, own: OwnAllReduce) -> Parts:
-        """Price summing `n_bytes` inside one node: by the engine's own kernel up to 8 MiB, else NCCL's."""
-        nccl = self._collective("all_reduce", "nccl", n_bytes, n_devices, link, None)
-        if own == "none":
-            return nccl
+    def all_reduce(self, n_bytes: float | Floats, group: Group, own: OwnAllReduce) -> Parts:
+        """Price summing `n_bytes`: in one node by the engine's own kernel up to 8 MiB, else by NCCL's."""
+        node = group.one_node
+        nccl = self._collective("all_reduce", "nccl", n_bytes, node, self.fallback.all_reduce(n_bytes, node, "none"))
+        if own == "none" or group.n_nodes > 1:
+            return over_nodes("all_reduce", nccl, n_bytes, group)
         small = np.asarray(n_bytes <= _OWN_ALL_REDUCE_BYTES)
-        outside = (
-            nccl if own == "custom" and not np.all(small) else self.fallback.all_reduce(n_bytes, n_devices, link, own)
-        )
-        return self._collective("all_reduce", "vllm", n_bytes, n_devices, link, outside, small)
+        outside = nccl if own == "custom" and not np.all(small) else self.fallback.all_reduce(n_bytes, group, own)
+        return self._collective("all_reduce", "vllm", n_bytes, group, outside, small)
 
-    def all_gather(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price collecting `n_bytes` in total from `n_devices` of one node."""
-        outside = self.fallback.all_gather(n_bytes, n_devices, link)
-        return self._collective("all_gather", "nccl", n_bytes, n_devices, link, outside)
+    def all_gather(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price collecting `n_bytes` in total from `group`."""
+        node = group.one_node
+        inside = self._collective("all_gather", "nccl", n_bytes, node, self.fallback.all_gather(n_bytes, node))
+        return over_nodes("all_gather", inside, n_bytes, group)
 
-    def all_to_all(self, n_bytes: float | Floats, n_devices: int, link: Link) -> Parts:
-        """Price exchanging `n_bytes` that one device sends in total to those of its node."""
-        outside = self.fallback.all_to_all(n_bytes, n_devices, link)
-        return self._collective("all_to_all", "nccl", n_bytes, n_devices, link, outside)
+    def all_to_all(self, n_bytes: float | Floats, group: Group) -> Parts:
+        """Price exchanging `n_bytes` that one device sends in total to those of `group`."""
+        node = group.one_node
+        inside = self._collective("all_to_all", "nccl", n_bytes, node, self.fallback.all_to_all(n_bytes, node))
+        return over_nodes("all_to_all", inside, n_bytes, group)
 
     def send(self, n_bytes: float | Floats, link: Link) -> Parts:
         """Price sending `n_bytes` to a neighbour: by the fallback, there are no tables of it."""
         return self.fallback.send(n_bytes, link)
 
     def _collective(
-        self, operator: str, library: str, n_bytes: float | Floats, n_devices: int, link: Link,
-        outside: Parts | None, enclosed: bool | NDArray[np.bool_] = True,
+        self, operation: Operation, library: str, n_bytes: float | Floats, node: Group, outside: Parts,
+        enclosed: bool | NDArray[np.bool_] = True,
     ) -> Parts:  # fmt: skip
         """Return the price inside one node; tables say nothing about links between nodes."""
-        outside = outside or self.fallback.all_reduce(n_bytes, n_devices, link, "none")
-        local = self.device.nvlink_bytes_per_s or self.device.pcie_bytes_per_s
-        if n_devices == 1 or link.bytes_per_s < 0.9 * local:
+        if not has_usual_links(self.device, node):
             return outside
-        table = self._table(operator, library)
-        return self._price(table, _arrays(n_bytes=n_bytes, n_devices=n_devices), outside, enclosed)
+        table = self._table(operation, library)
+        return self._price(table, _arrays(n_bytes=n_bytes, n_devices=node.n_devices), outside, enclosed)
 
 
 def _arrays(**sizes: float | Floats) -> dict[str, Floats]:
