@@ -31,6 +31,7 @@ FAMILY = {
     "context_attention": ["num_heads", "num_key_value_heads", "head_dim", "window_size"],
     "generation_attention": ["num_heads", "num_key_value_heads", "head_dim", "window_size"],
     "mla": ["num_heads"],
+    "linear_attention": ["num_k_heads", "num_v_heads"],
 }
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apex_sim.cost.attention_launch import AttentionGroup, decode_launch, prefill_launch
 from apex_sim.cost.basis import Basis
 from apex_sim.cost.cost_model import CostModel
-from apex_sim.cost.operators import AttentionGroup
 from apex_sim.cost.parts import Floats, Parts
-from apex_sim.cost.sizes import AttentionSizes, DecodeWork, PrefillWork
+from apex_sim.cost.sizes import DecodeWork, PrefillWork
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -90,9 +90,7 @@ def prefill_table(cost: CostModel, group: AttentionGroup, max_tokens: int, max_c
     if group.window is not None:
         keys = np.minimum(keys, n_sequences * (n / n_sequences + group.window))
     work = PrefillWork(n * mean, n, keys, n_sequences)
-    is_plain = isinstance(group.sizes, AttentionSizes)
-    parts = cost.prefill_attention(work, group.sizes) if is_plain else cost.latent_prefill(work, group.sizes)  # type: ignore[arg-type]
-    return _table(parts, queries, contexts, group.n_layers)
+    return _table(prefill_launch(cost, work, group.sizes), queries, contexts, group.n_layers)
 
 
 def decode_table(cost: CostModel, group: AttentionGroup, max_sequences: int, max_context: int) -> AttentionTable:
@@ -100,9 +98,7 @@ def decode_table(cost: CostModel, group: AttentionGroup, max_sequences: int, max
     counts, contexts = np.arange(1.0, max(max_sequences, 2) + 1), _context_knots(max_context, group.window)
     n, mean = np.meshgrid(counts, contexts, indexing="ij")
     work = DecodeWork(n, n * mean)
-    is_plain = isinstance(group.sizes, AttentionSizes)
-    parts = cost.decode_attention(work, group.sizes) if is_plain else cost.latent_decode(work, group.sizes)  # type: ignore[arg-type]
-    return _table(parts, counts, contexts, group.n_layers)
+    return _table(decode_launch(cost, work, group.sizes), counts, contexts, group.n_layers)
 
 
 def _table(parts: Parts, counts: Floats, contexts: Floats, n_layers: int) -> AttentionTable:

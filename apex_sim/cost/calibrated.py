@@ -6,7 +6,7 @@ device is priced by the roofline, and its basis says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +18,13 @@ from apex_sim.cost.fits import BACK_END, Fits
 from apex_sim.cost.forms.decode_attention import DecodeCoefficients, decode_attention_time
 from apex_sim.cost.forms.elementwise import ElementwiseCoefficients, elementwise_time
 from apex_sim.cost.forms.gemm import GemmCoefficients, gemm_time, quantise_time
+from apex_sim.cost.forms.linear_attention import (
+    LinearDecodeCoefficients,
+    LinearHeads,
+    LinearPrefillCoefficients,
+    linear_decode_time,
+    linear_prefill_time,
+)
 from apex_sim.cost.forms.mla_attention import mla_decode_time, mla_prefill_time
 from apex_sim.cost.forms.moe import MoeCoefficients, MoeShape, moe_time
 from apex_sim.cost.forms.prefill_attention import Heads, PrefillBatch, PrefillCoefficients, prefill_attention_time
@@ -175,6 +182,24 @@ class Calibrated:
         )
         return _parts(time, self._basis(fit, num_heads=sizes.n_heads, **_decode_sizes(work)), 2.0)
 
+    def linear_prefill(self, work: PrefillWork, heads: LinearHeads) -> Parts:
+        """Price one prefill launch of linear attention, and what moves around the measured kernels."""
+        fit = self._fit("linear_prefill", "bf16", LinearPrefillCoefficients)
+        if fit is None:
+            return self.fallback.linear_prefill(work, heads)
+        time = linear_prefill_time(fit.coefficients, self.device, heads, work.n_query_tokens, work.n_sequences)
+        around = self.fallback.linear_copies(work, heads)
+        basis = self._basis(fit, **_linear_sizes(heads), batch_size=work.n_sequences, n_tokens=work.n_query_tokens)
+        return replace(_parts(time, basis, 2.0 + around.n_launches), kernel_s=time.kernel_s + around.kernel_s)
+
+    def linear_decode(self, work: DecodeWork, heads: LinearHeads) -> Parts:
+        """Price one decode launch of linear attention on cold states."""
+        fit = self._fit("linear_decode", "bf16", LinearDecodeCoefficients)
+        if fit is None:
+            return self.fallback.linear_decode(work, heads)
+        time = linear_decode_time(fit.coefficients, self.device, heads, work.n_sequences)
+        return _parts(time, self._basis(fit, **_linear_sizes(heads), batch_size=work.n_sequences), 2.0)
+
     def elementwise(
         self, n_rows: float | Floats, n_columns: float, bytes_per_number: float, n_launches: float = 1.0
     ) -> Parts:
@@ -246,6 +271,16 @@ def _heads(sizes: AttentionSizes) -> Heads:
 
 def _head_sizes(sizes: AttentionSizes) -> dict[str, float]:
     return {"num_heads": sizes.n_q_heads, "num_key_value_heads": sizes.n_kv_heads, "head_dim": sizes.head_dim}
+
+
+def _linear_sizes(heads: LinearHeads) -> dict[str, float | Floats]:
+    return {
+        "num_k_heads": heads.n_k_heads,
+        "num_v_heads": heads.n_v_heads,
+        "head_k_dim": heads.k_dim,
+        "head_v_dim": heads.v_dim,
+        "d_conv": heads.conv_kernel,
+    }
 
 
 def _decode_sizes(work: DecodeWork) -> dict[str, float | Floats]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
 from apex_sim.hardware.link import Group, Link
@@ -45,6 +46,12 @@ class CostModel(Protocol):
 
     def latent_decode(self, work: DecodeWork, sizes: LatentSizes) -> Parts:
         """Price one decode launch of latent attention on the compressed cache."""
+
+    def linear_prefill(self, work: PrefillWork, heads: LinearHeads) -> Parts:
+        """Price one prefill launch of linear attention, with the reading and writing of its sequences' states."""
+
+    def linear_decode(self, work: DecodeWork, heads: LinearHeads) -> Parts:
+        """Price one decode launch of linear attention; the context does not matter."""
 
     def elementwise(
         self, n_rows: float | Floats, n_columns: float, bytes_per_number: float, n_launches: float = 1.0

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from apex_sim.cost.attention_launch import AttentionGroup, launch_sizes
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.collectives import exchanged_bytes
 from apex_sim.cost.parts import Floats, Parts, repeat
-from apex_sim.cost.sizes import AttentionSizes, ExpertSizes, LatentSizes
-from apex_sim.errors import UnsupportedError
+from apex_sim.cost.sizes import ExpertSizes
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.hardware.link import Group, Link
-from apex_sim.model.attention import AttentionCell, MlaCell
+from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.precision import DISPATCH_BYTES, Precision
@@ -32,15 +32,6 @@ _FP32 = BYTES_PER_NUMBER["fp32"]
 _SAMPLER_PASSES = 4
 
 Named = tuple[str, Parts]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionGroup:
-    """Layers of a stage that attend alike, as one device sees them."""
-
-    sizes: AttentionSizes | LatentSizes
-    window: int | None
-    n_layers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +88,13 @@ class StageContext:
 
 
 def attention_groups(context: StageContext) -> tuple[AttentionGroup, ...]:
-    """Return the groups of equal attention cells in the stage.
-
-    Raises
-    ------
-    UnsupportedError : a kind of attention without a cost.
-    """
-    groups = []
+    """Return the groups of equal attention cells in the stage."""
     tp, kv_dtype = context.stage.attention.tp, context.shape.precision.kv
     layers = [layer.attention for layer in context.layers]
-    for cell in dict.fromkeys(layers):
-        sizes: AttentionSizes | LatentSizes
-        match cell:
-            case AttentionCell():
-                n_kv = n_local_kv_heads(cell, tp)
-                sizes = AttentionSizes(cell.n_q_heads // tp, n_kv, cell.head_dim, kv_dtype, cell.window_tokens)
-            case MlaCell():
-                sizes = LatentSizes(
-                    cell.n_heads // tp,
-                    cell.kv_lora_rank,
-                    cell.qk_rope_head_dim,
-                    cell.qk_nope_head_dim,
-                    cell.v_head_dim,
-                    kv_dtype,
-                )
-            case _:
-                raise UnsupportedError(f"{type(cell).__name__} has no cost yet", where=context.model.name)
-        groups.append(AttentionGroup(sizes, cell.window_tokens, layers.count(cell)))
-    return tuple(groups)
+    return tuple(
+        AttentionGroup(launch_sizes(cell, tp, kv_dtype), cell.window_tokens, layers.count(cell))
+        for cell in dict.fromkeys(layers)
+    )
 
 
 def tokenwise_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:
@@ -153,6 +123,8 @@ def _layer_operators(context: StageContext, layer: Layer, n_tokens: Floats) -> I
             yield from _projections(context, cell, n_tokens)
         case MlaCell() as cell:
             yield from _latent_projections(context, cell, n_tokens)
+        case LinearAttentionCell() as cell:
+            yield from _linear_projections(context, cell, n_tokens)
     yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
     match layer.ffn:
         case FfnCell() as ffn:
@@ -196,6 +168,21 @@ def _latent_projections(context: StageContext, cell: MlaCell, n_tokens: Floats) 
     up = n_heads * (cell.qk_nope_head_dim + cell.v_head_dim)
     yield from _linear(context, "latent_up_gemm", "attention", n_tokens, up, cell.kv_lora_rank)
     yield from _linear(context, "out_gemm", "attention", n_tokens, hidden, n_heads * cell.v_head_dim)
+
+
+def _linear_projections(context: StageContext, cell: LinearAttentionCell, n_tokens: Floats) -> Iterator[Named]:
+    """Yield the matrices around linear attention, the ordering of their outputs, and the gated norm of the values.
+
+    As Qwen3NextGatedDeltaNet in vLLM: one product for queries, keys, values and output gate, a narrow one in bf16 for
+    the rates of update and decay.
+    """
+    hidden, tp = context.model.hidden_size, context.stage.attention.tp
+    values, channels = cell.n_v_heads * cell.v_head_dim / tp, cell.n_conv_channels / tp
+    yield from _linear(context, "qkv_gemm", "attention", n_tokens, channels + values, hidden)
+    yield "qkv_gemm", context.cost.gemm(n_tokens, 2 * cell.n_v_heads / tp, hidden, "bf16", "bf16")
+    yield "activation", context.cost.elementwise(n_tokens, channels, 2 * _ACT)
+    yield "norm", context.cost.elementwise(n_tokens, values, 3 * _ACT)
+    yield from _linear(context, "out_gemm", "attention", n_tokens, hidden, values)
 
 
 def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Iterator[Named]:

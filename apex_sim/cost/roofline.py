@@ -7,7 +7,7 @@ of a ring (Thakur, Rabenseifner and Gropp, IJHPCA 19(1), 2005).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from apex_sim.cost.basis import Basis
 from apex_sim.cost.cross_node import over_nodes
 from apex_sim.cost.forms.collectives import Operation, send_time, traffic_frac
+from apex_sim.cost.forms.linear_attention import LinearHeads, decode_work, prefill_work
 from apex_sim.cost.forms.routing import Routing, expert_load
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
@@ -128,6 +129,31 @@ class Roofline:
         moved += work.n_sequences * sizes.n_heads * (key_dim + sizes.latent_dim) * _BF16
         flop = 2.0 * sizes.n_heads * (key_dim + sizes.latent_dim) * work.context_tokens
         return self._parts(flop, "bf16", moved)
+
+    def linear_prefill(self, work: PrefillWork, heads: LinearHeads) -> Parts:
+        """Price the chunkwise rule's FLOP; activations and states move once.
+
+        Launches: convolution and rule, and those of `linear_copies`.
+        """
+        flop, state_bytes, moved = prefill_work(heads, work.n_query_tokens, work.n_sequences)
+        around = self.linear_copies(work, heads)
+        kernels = self._parts(flop, "bf16", state_bytes + moved, 2.0 + around.n_launches)
+        return replace(kernels, kernel_s=kernels.kernel_s + around.kernel_s)
+
+    def linear_copies(self, work: PrefillWork, heads: LinearHeads) -> Parts:
+        """Price what vLLM moves around the prefill kernels, which nobody measured: time, and three launches.
+
+        The convolution's outputs are split and normalised, states are gathered before the rule and scattered after it
+        (vllm/model_executor/models/qwen3_next.py, _forward_core): each is read and written once.
+        """
+        split = work.n_query_tokens * heads.conv_channels
+        states = 2.0 * work.n_sequences * heads.state_numbers
+        return self._parts(0.0 * split, "bf16", 2.0 * _BF16 * (split + states), 3.0)
+
+    def linear_decode(self, work: DecodeWork, heads: LinearHeads) -> Parts:
+        """Price reading and writing one state for each sequence; launches are convolution and rule."""
+        flop, state_bytes, moved = decode_work(heads, work.n_sequences)
+        return self._parts(flop, "bf16", state_bytes + moved, 2.0)
 
     def elementwise(
         self, n_rows: float | Floats, n_columns: float, bytes_per_number: float, n_launches: float = 1.0

@@ -157,7 +157,7 @@ class MlaCell:
 class LinearAttentionCell:
     """Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464) as Qwen3-Next has it: a state instead of a KV cache.
 
-    It has no window and no KV heads.
+    It has no KV heads.
 
     Parameters
     ----------
@@ -178,7 +178,13 @@ class LinearAttentionCell:
     conv_kernel: int
 
     @property
-    def _n_conv_channels(self) -> int:
+    def window_tokens(self) -> None:
+        """Return None: the state has seen the full context."""
+        return None
+
+    @property
+    def n_conv_channels(self) -> int:
+        """Return the channels of the convolution: queries, keys and values."""
         return 2 * self.n_k_heads * self.k_head_dim + self.n_v_heads * self.v_head_dim
 
     @property
@@ -189,16 +195,16 @@ class LinearAttentionCell:
     @property
     def state_numbers_per_sequence(self) -> int:
         """Return how many numbers a sequence holds whatever its length: states and the convolution's last inputs."""
-        return self.n_v_heads * self.k_head_dim * self.v_head_dim + (self.conv_kernel - 1) * self._n_conv_channels
+        return self.n_v_heads * self.k_head_dim * self.v_head_dim + (self.conv_kernel - 1) * self.n_conv_channels
 
     def n_matmul_params(self, hidden_size: int) -> int:
         """Return the weights of the projections to query, key, value, gate, beta and decay, and of the output."""
         value_columns = self.n_v_heads * self.v_head_dim
-        return hidden_size * (self._n_conv_channels + 2 * value_columns + 2 * self.n_v_heads)
+        return hidden_size * (self.n_conv_channels + 2 * value_columns + 2 * self.n_v_heads)
 
     def n_params(self, hidden_size: int) -> int:
         """Return all parameters: with convolution, output norm, and two numbers of decay for each value head."""
-        small = self.conv_kernel * self._n_conv_channels + 2 * self.n_v_heads + self.v_head_dim
+        small = self.conv_kernel * self.n_conv_channels + 2 * self.n_v_heads + self.v_head_dim
         return self.n_matmul_params(hidden_size) + small
 
     def attention_flop(self, context_tokens: int) -> int:
@@ -207,4 +213,4 @@ class LinearAttentionCell:
         6 per number of state: read out with the key, rank-one update, read out with the query (2 each).
         """
         state_flop = 6 * self.n_v_heads * self.k_head_dim * self.v_head_dim
-        return state_flop + 2 * self.conv_kernel * self._n_conv_channels
+        return state_flop + 2 * self.conv_kernel * self.n_conv_channels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.cluster import Cluster
-from apex_sim.model.attention import AttentionCell, MlaCell
+from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.plan import Plan
@@ -30,6 +30,7 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
             raise InfeasiblePlanError("attention and FFN of a stage must use the same devices")
     for layer, _ in model.layer_groups():
         _require_divisible(layer, shape.tp)
+    _require_states(model, shape)
     _require_placeable(cluster, shape)
     _require_precision(cluster, shape)
 
@@ -63,14 +64,32 @@ def _require_divisible(layer: Layer, tp: int) -> None:
         case MlaCell() as cell:
             if cell.n_heads % tp:
                 raise InfeasiblePlanError(f"TP {tp} does not divide {cell.n_heads} heads")
-        case other:
-            raise InfeasiblePlanError(f"{type(other).__name__} is not simulated yet")
+        case LinearAttentionCell() as cell:
+            if cell.n_k_heads % tp or cell.n_v_heads % tp:
+                raise InfeasiblePlanError(
+                    f"TP {tp} does not divide {cell.n_k_heads} key and {cell.n_v_heads} value heads of linear attention"
+                )
     widths = [layer.ffn.intermediate_size]
     if not isinstance(layer.ffn, FfnCell):
         widths.append(layer.ffn.shared_intermediate_size)
     for width in widths:
         if width % tp:
             raise InfeasiblePlanError(f"TP {tp} does not divide the FFN width {width}")
+
+
+def _require_states(model: Model, shape: Shape) -> None:
+    """Check that the engine can hold the states of linear attention beside keys and values."""
+    if not model.state_numbers_per_sequence:
+        return
+    if not shape.preset.frees_windows:
+        raise InfeasiblePlanError(f"{shape.preset.name} has one kind of KV block, linear attention needs its own")
+    if model.attention_classes() != (None,):
+        raise InfeasiblePlanError("linear attention is simulated beside full attention only")
+    keeps_kv = [layer.attention.kv_numbers_per_token > 0 for layer in model.layers]
+    for stage in shape.stages:
+        n_full = sum(keeps_kv[stage.first_layer : stage.first_layer + stage.n_layers])
+        if n_full * model.n_layers != sum(keeps_kv) * stage.n_layers:
+            raise InfeasiblePlanError(f"PP {shape.pp} shares out full and linear attention unevenly")
 
 
 def _require_placeable(cluster: Cluster, shape: Shape) -> None:

@@ -140,7 +140,6 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
         `max_model_len`, which engines refuse at start.
     """
     stages = tuple(stage_memory(model, device, shape, index) for index in range(shape.pp))
-    block = shape.scheduler.block_size_tokens
     for index, stage in enumerate(stages):
         if stage.kv_bytes <= 0:
             raise InfeasiblePlanError(
@@ -148,7 +147,14 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
                 f"{(stage.budget_bytes - stage.weight_bytes - stage.kv_bytes) / GIB:.1f} GiB of buffers a device, "
                 f"{stage.budget_bytes / GIB:.1f} GiB are usable"
             )
-    layout = layout_of(model, block, shape.preset.frees_windows)
+    layout = layout_of(
+        model,
+        shape.scheduler.block_size_tokens,
+        shape.preset.frees_windows,
+        shape.stages[0].attention.tp,
+        shape.precision.kv_bytes(),
+    )
+    block = layout.block_size_tokens
     n_blocks = min(int(stage.kv_bytes // (stage.kv_bytes_per_token * layout.list_frac * block)) for stage in stages)
     # vLLM v0 compares before it splits the blocks, starts, and then rejects or thrashes on what no queue can hold.
     n_usable = n_blocks // shape.n_queues

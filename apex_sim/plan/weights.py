@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apex_sim.errors import UnsupportedError
-from apex_sim.model.attention import AttentionCell, MlaCell
+from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.precision import Precision
@@ -59,12 +58,7 @@ def layer_weights(layer: Layer, hidden_size: int, attention: CellParallelism, ff
 
 
 def _attention_weights(layer: Layer, hidden_size: int, tp: int) -> tuple[int, int]:
-    """Return (numbers that a quantisation covers, numbers that stay bf16) of the attention cell on one device.
-
-    Raises
-    ------
-    UnsupportedError : a kind of attention that is not sharded yet.
-    """
+    """Return (numbers that a quantisation covers, numbers that stay bf16) of the attention cell on one device."""
     match layer.attention:
         case AttentionCell() as cell:
             n_q, n_kv = cell.n_q_heads // tp, n_local_kv_heads(cell, tp)
@@ -82,24 +76,27 @@ def _attention_weights(layer: Layer, hidden_size: int, tp: int) -> tuple[int, in
             per_head += hidden_size * cell.v_head_dim
             down = hidden_size * (rank + cell.kv_numbers_per_token)
             return cell.n_heads // tp * per_head + down, rank + cell.kv_lora_rank
-        case other:
-            raise UnsupportedError(f"{type(other).__name__} is not sharded yet", where="attention")
+        case LinearAttentionCell() as cell:
+            # Everything belongs to heads but the norm of a head's values.
+            plain = (cell.conv_kernel * cell.n_conv_channels + 2 * cell.n_v_heads) // tp + cell.v_head_dim
+            return cell.n_matmul_params(hidden_size) // tp, plain
 
 
 def local_kv_numbers(layer: Layer, tp: int) -> int:
-    """Return the KV numbers that one token leaves on one device of a tensor-parallel group.
-
-    Raises
-    ------
-    UnsupportedError : a kind of attention that is not sharded yet.
-    """
+    """Return the KV numbers that one token leaves on one device of a tensor-parallel group."""
     match layer.attention:
         case AttentionCell() as cell:
             return 2 * n_local_kv_heads(cell, tp) * cell.head_dim
-        case MlaCell() as cell:
+        case MlaCell() | LinearAttentionCell() as cell:
             return cell.kv_numbers_per_token
-        case other:
-            raise UnsupportedError(f"{type(other).__name__} is not sharded yet", where="attention")
+
+
+def local_state_bytes(layer: Layer, tp: int) -> float:
+    """Return the bytes of state that one sequence holds in a layer of linear attention on one of `tp` devices.
+
+    In bf16 (vLLM's `mamba_cache_dtype` and `mamba_ssm_cache_dtype` "auto", for Qwen3-Next); 0 for other layers.
+    """
+    return layer.attention.state_numbers_per_sequence / tp * BYTES_PER_NUMBER["bf16"]
 
 
 def stage_weight_bytes(model: Model, stages: tuple[Stage, ...], index: int, precision: Precision) -> float:

@@ -8,6 +8,7 @@ import pytest
 
 from apex_sim.cost.calibrated import PREDICTED_FROM, Calibrated, best_cost_model, calibrated_costs
 from apex_sim.cost.coefficient_file import calibrated_devices
+from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
@@ -17,6 +18,7 @@ from apex_sim.hardware.device import load_device
 
 LLAMA = AttentionSizes(32, 8, 128, "bf16")
 DEEPSEEK = LatentSizes(128, 512, 64, 128, 128, "bf16")
+QWEN = LinearHeads(16, 32, 128, 128, 4)
 BATCHES = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
 
 
@@ -37,6 +39,8 @@ def _all_prices(device: str, n_devices: int = 4) -> dict[str, Parts]:
         "decode": cost.decode_attention(DecodeWork(n, n * 1000), LLAMA),
         "latent_prefill": cost.latent_prefill(PrefillWork(n * (n + 1) / 2, n, n, np.ones(3)), DEEPSEEK),
         "latent_decode": cost.latent_decode(DecodeWork(n, n * 1000), DEEPSEEK),
+        "linear_prefill": cost.linear_prefill(PrefillWork(n * (n + 1) / 2, n, n, np.ones(3)), QWEN),
+        "linear_decode": cost.linear_decode(DecodeWork(n, n * 1000), QWEN),
         "elementwise": cost.elementwise(n, 4096, 4.0),
         "all_reduce": cost.all_reduce(n * 8192, group, own="custom"),
         "all_gather": cost.all_gather(n * 8192, group),
@@ -97,6 +101,19 @@ def test_decode_grows_with_the_context() -> None:
         assert 8 < times[3] / times[2] < 10.5
         latent = np.asarray(_cost(name).latent_decode(DecodeWork(np.full(4, 64.0), contexts), DEEPSEEK).kernel_s)
         assert 8 < latent[3] / latent[2] < 10.5
+
+
+@pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm-80gb"])
+def test_linear_attention_forgets_the_context_but_not_the_prompts(device: str) -> None:
+    """Decode at any context, prefill at any past cost the same; a state is gathered and scattered for each prompt."""
+    cost, n = _cost(device), np.full(2, 64.0)
+    decode = np.asarray(cost.linear_decode(DecodeWork(n, n * [100.0, 100_000.0]), QWEN).kernel_s)
+    assert decode[0] == decode[1]
+    one, many = (cost.linear_prefill(PrefillWork(1e6, 4096.0, 4096.0, k), QWEN) for k in (1.0, 64.0))
+    assert one.kernel_s == cost.linear_prefill(PrefillWork(9e6, 4096.0, 9e4, 1.0), QWEN).kernel_s
+    assert one.n_launches == many.n_launches == 5.0
+    copies = cost.fallback.linear_copies(PrefillWork(1e6, 0.0, 0.0, 64.0), QWEN)
+    assert copies.memory_s == pytest.approx(64 * 2 * 4 * 32 * 128 * 128 / cost.device.memory_bytes_per_s)
 
 
 def test_a_window_bounds_decode() -> None:

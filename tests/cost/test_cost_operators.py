@@ -302,3 +302,13 @@ def test_expert_parallel_ranks_exchange_their_tokens() -> None:
     rows = float(expert_load(64 * 32, 256, 8, 64).n_rows)
     assert sums["moe"].compute_s == pytest.approx(58 * 2 * rows * 3 * 7168 * 2048 / (2 * BF16_FLOPS), rel=1e-3)
     assert rows > 32 * 8  # the fullest rank
+
+
+def test_matrices_of_a_linear_attention_token_are_the_models_weights() -> None:
+    """Qwen3-Next: 36 layers without and 12 with keys and values; attention's FLOP a token, less that of its kernels."""
+    model = load_model("qwen3-next-80b-a3b")
+    sums = _sums(_context(model, 1), 1.0)
+    flop = sum(float(sums[name].compute_s) for name in ("qkv_gemm", "out_gemm")) * BF16_FLOPS
+    assert flop == pytest.approx(2 * sum(layer.attention.n_matmul_params(2048) for layer in model.layers))
+    halves = _sums(_context(model, 2), 1.0)["out_gemm"].compute_s
+    assert float(halves) == pytest.approx(float(sums["out_gemm"].compute_s) / 2)

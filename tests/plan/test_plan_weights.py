@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from apex_sim.errors import UnsupportedError
-from apex_sim.model.cells import AttentionCell, LinearAttentionCell, MoeCell
+from apex_sim.model.cells import AttentionCell, MoeCell
 from apex_sim.model.load import load_model, model_names
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.precision import Precision
@@ -71,17 +70,9 @@ def test_a_tied_embedding_is_stored_once_unless_two_stages_need_it() -> None:
     assert sum(_device_numbers(model, 1, 2)) == model.n_params + model.vocab_size * model.hidden_size
 
 
-def _attends_linearly(model: Model) -> bool:
-    return any(isinstance(layer.attention, LinearAttentionCell) for layer in model.layers)
-
-
 @pytest.mark.parametrize("name", model_names())
-def test_one_device_holds_the_checkpoint_or_the_model_is_refused(name: str) -> None:
+def test_one_device_holds_the_checkpoint(name: str) -> None:
     model = load_model(name)
-    if _attends_linearly(model):
-        with pytest.raises(UnsupportedError, match="LinearAttentionCell is not sharded yet"):
-            _device_numbers(model, 1)
-        return
     stages = tensor_pipeline_stages((model.n_layers,), 1)
     held_bytes = stage_weight_bytes(model, stages, 0, Precision(model.weight_dtype))
     assert held_bytes == pytest.approx(model.weight_bytes(), rel=1e-12)

@@ -19,6 +19,7 @@ from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.cross_node import over_nodes
 from apex_sim.cost.forms.collectives import Operation
 from apex_sim.cost.forms.gemm import gemm_time, quantise_time
+from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.measured.interpolator import Interpolator, interpolate
 from apex_sim.cost.measured.kernel_table import Sizes
 from apex_sim.cost.measured.parquet_tables import read_parquet_table
@@ -170,6 +171,14 @@ class MeasuredCosts:
         outside = self.fallback.latent_decode(work, sizes)
         table = self._table("mla_decode_attention", f"{sizes.kv_dtype}-kv") if sizes.is_measured else None
         return self._price(table, {**_decode(work, None), **_arrays(n_heads=sizes.n_heads)}, outside)
+
+    def linear_prefill(self, work: PrefillWork, heads: LinearHeads) -> Parts:
+        """Price one prefill launch of linear attention: by the fallback, its tables are not read."""
+        return self.fallback.linear_prefill(work, heads)
+
+    def linear_decode(self, work: DecodeWork, heads: LinearHeads) -> Parts:
+        """Price one decode launch of linear attention: by the fallback, its tables are not read."""
+        return self.fallback.linear_decode(work, heads)
 
     def elementwise(
         self, n_rows: float | Floats, n_columns: float, bytes_per_number: float, n_launches: float = 1.0

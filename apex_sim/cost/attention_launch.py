@@ -1,0 +1,69 @@
+"""Which attention kernels does a layer launch, and of which sizes are they on one device?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.forms.linear_attention import LinearHeads
+from apex_sim.cost.parts import Parts
+from apex_sim.cost.sizes import AttentionSizes, DecodeWork, LatentSizes, PrefillWork
+from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
+from apex_sim.plan.weights import n_local_kv_heads
+
+LaunchSizes = AttentionSizes | LatentSizes | LinearHeads
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Layers of a stage that attend alike, as one device sees them."""
+
+    sizes: LaunchSizes
+    window: int | None
+    n_layers: int
+
+
+def launch_sizes(cell: AttentionCell | MlaCell | LinearAttentionCell, tp: int, kv_dtype: str) -> LaunchSizes:
+    """Return the sizes of `cell` on one of `tp` devices."""
+    match cell:
+        case AttentionCell():
+            n_kv = n_local_kv_heads(cell, tp)
+            return AttentionSizes(cell.n_q_heads // tp, n_kv, cell.head_dim, kv_dtype, cell.window_tokens)
+        case MlaCell():
+            return LatentSizes(
+                cell.n_heads // tp,
+                cell.kv_lora_rank,
+                cell.qk_rope_head_dim,
+                cell.qk_nope_head_dim,
+                cell.v_head_dim,
+                kv_dtype,
+            )
+        case LinearAttentionCell():
+            heads = cell.n_k_heads // tp, cell.n_v_heads // tp
+            return LinearHeads(*heads, cell.k_head_dim, cell.v_head_dim, cell.conv_kernel)
+
+
+def prefill_launch(cost: CostModel, work: PrefillWork, sizes: LaunchSizes) -> Parts:
+    """Price one prefill launch; for linear attention, in a step with decodes too, that of its prompts alone.
+
+    vLLM then runs the decodes through the prefill kernels too, as sequences of one token.  They are priced as a decode
+    launch of their own: cheaper than one by one through the prefill kernels, but without overlap with the prompts.
+    """
+    match sizes:
+        case AttentionSizes():
+            return cost.prefill_attention(work, sizes)
+        case LatentSizes():
+            return cost.latent_prefill(work, sizes)
+        case LinearHeads():
+            return cost.linear_prefill(work, sizes)
+
+
+def decode_launch(cost: CostModel, work: DecodeWork, sizes: LaunchSizes) -> Parts:
+    """Price one decode launch."""
+    match sizes:
+        case AttentionSizes():
+            return cost.decode_attention(work, sizes)
+        case LatentSizes():
+            return cost.latent_decode(work, sizes)
+        case LinearHeads():
+            return cost.linear_decode(work, sizes)
