@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from apex_sim.errors import InputError
+from apex_sim.report.strict_json import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,11 +26,6 @@ _REMEDY: Final = "choose another --out folder, or use --no-files"
 def print_json(document: object) -> None:
     """Print `document` as the one JSON document on stdout."""
     click.echo(json_text(document), nl=False)
-
-
-def json_text(document: object) -> str:
-    """Return `document` as JSON; NaN and infinity have no place in it."""
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def stdout_console() -> Console:

@@ -12,7 +12,6 @@ from apex_sim.cli.output import (
     DEFAULT_FOLDER,
     choose_folder,
     file_name,
-    json_text,
     print_json,
     progress_bar,
     stdout_console,
@@ -20,6 +19,7 @@ from apex_sim.cli.output import (
 )
 from apex_sim.cli.study_flags import StudyCommand, study_of, with_study_flags
 from apex_sim.errors import NoAnswerError
+from apex_sim.report.strict_json import json_text
 
 _FILES = ("report.html", "plans.csv", "result.json")
 _EPILOG = """\b

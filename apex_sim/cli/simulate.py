@@ -12,12 +12,12 @@ from apex_sim.cli.output import (
     DEFAULT_FOLDER,
     choose_folder,
     file_name,
-    json_text,
     print_json,
     stdout_console,
     write_files,
 )
 from apex_sim.cli.study_flags import StudyCommand, study_of, with_study_flags
+from apex_sim.report.strict_json import json_text
 
 if TYPE_CHECKING:
     from apex_sim.planner.space import Space

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from apex_sim.cli import run_flags
-from apex_sim.cli.output import choose_folder, json_text, print_json, progress_bar, stdout_console, write_files
+from apex_sim.cli.output import choose_folder, print_json, progress_bar, stdout_console, write_files
+from apex_sim.report.strict_json import json_text
 
 if TYPE_CHECKING:
     from apex_sim.truth.kernels import CostModelName, KernelValidation

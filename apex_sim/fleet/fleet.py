@@ -27,6 +27,9 @@ from apex_sim.record.run import FleetRun, InstanceRun, StageRun
 from apex_sim.workload.requests import Requests
 from apex_sim.workload.workload import Workload
 
+#: Memory and step model of each shape of a plan.
+CompiledPlan = dict[Shape, tuple[Memory, StepModel]]
+
 
 def simulate_plan(
     model: Model,
@@ -37,6 +40,7 @@ def simulate_plan(
     *,
     horizon_s: float | None = None,
     check: bool = False,
+    compiled: CompiledPlan | None = None,
 ) -> FleetRun:
     """Serve `workload` with `plan` and return what happened.
 
@@ -44,6 +48,7 @@ def simulate_plan(
     ----------
     horizon_s : stop the clock there if the run is not over; by default it lasts until every request has ended.
     check : assert the numbered invariants.
+    compiled : what `compile_plan` returned for these, where the caller has it already.
 
     Raises
     ------
@@ -56,8 +61,7 @@ def simulate_plan(
     require_legal_plan(model, cluster, plan)
     for shape, _ in plan.instances:
         _require_lengths(workload.requests, shape)
-    compiled = compile_plan(model, cluster, plan, cost)
-    fleet = Fleet(plan, workload, compiled, check=check)
+    fleet = Fleet(plan, workload, compiled or compile_plan(model, cluster, plan, cost), check=check)
     fleet.run(horizon_s)
     result = fleet.result(cost)
     if check:
@@ -65,7 +69,7 @@ def simulate_plan(
     return result
 
 
-def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> dict[Shape, tuple[Memory, StepModel]]:
+def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> CompiledPlan:
     """Return memory and step model of each shape of `plan`.
 
     Raises
@@ -96,7 +100,7 @@ class Fleet:
         self,
         plan: Plan,
         workload: Workload,
-        compiled: dict[Shape, tuple[Memory, StepModel]],
+        compiled: CompiledPlan,
         *,
         check: bool = False,
     ) -> None:

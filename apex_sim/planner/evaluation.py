@@ -12,7 +12,7 @@ import numpy as np
 from apex_sim.cost.calibrated import best_cost_model, calibrated_costs
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.roofline import Roofline
-from apex_sim.fleet.fleet import compile_plan, simulate_plan
+from apex_sim.fleet.fleet import CompiledPlan, compile_plan, simulate_plan
 from apex_sim.hardware.device import Device
 from apex_sim.metrics.capacity import instance_capacity_per_s
 from apex_sim.metrics.cost_basis import CostShare, cost_shares
@@ -90,25 +90,31 @@ def _back_end(name: str | None, device: Device, kernel_tables: Path | None) -> C
             return best_cost_model(device)
 
 
-def run_plan(study: Study, plan: Plan, *, check: bool = False) -> FleetRun:
-    """Simulate `plan` on the study's workload; errors as in `apex_sim.fleet.fleet.simulate_plan`."""
-    return simulate_plan(study.model, study.cluster, plan, study.workload, cost_model_of(study), check=check)
+def run_plan(study: Study, plan: Plan, *, check: bool = False) -> tuple[FleetRun, CompiledPlan]:
+    """Simulate `plan`, one of the study's space, on its workload; return what happened and what it was compiled to.
+
+    Errors as in `apex_sim.fleet.fleet.simulate_plan`.
+    """
+    cost = cost_model_of(study)
+    compiled = compile_plan(study.model, study.cluster, plan, cost)
+    run = simulate_plan(study.model, study.cluster, plan, study.workload, cost, check=check, compiled=compiled)
+    return run, compiled
 
 
 def evaluate(study: Study, plan: Plan, *, check: bool = False) -> Evaluation:
     """Simulate `plan` and boil the run down to what ranking and reports need."""
     started = time.process_time()
-    run = run_plan(study, plan, check=check)
-    return summarise_run(study, run, time.process_time() - started)
+    run, compiled = run_plan(study, plan, check=check)
+    return summarise_run(study, run, compiled, time.process_time() - started)
 
 
-def summarise_run(study: Study, run: FleetRun, cpu_s: float) -> Evaluation:
+def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: float) -> Evaluation:
     """Boil `run` down to what ranking and reports need."""
     metrics = summarise(run, study.cluster, study.slo)
     return Evaluation(
         plan=run.plan,
         metrics=metrics,
-        stability=judge_stability(run, study.workload, _capacity_per_s(study, run.plan)),
+        stability=judge_stability(run, study.workload, _capacity_per_s(study, run.plan, compiled)),
         slo_violations=tuple(study.slo.violations(metrics)),
         breakdown_s=run.operators_s(),
         memory=min((i.memory for i in run.instances), key=lambda memory: memory.kv_tokens).as_dict(),
@@ -121,10 +127,9 @@ def summarise_run(study: Study, run: FleetRun, cpu_s: float) -> Evaluation:
     )
 
 
-def _capacity_per_s(study: Study, plan: Plan) -> float:
+def _capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
     requests = study.workload.requests
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
-    compiled = compile_plan(study.model, study.cluster, plan, cost_model_of(study))
     return sum(
         count * instance_capacity_per_s(compiled[shape][1], compiled[shape][0], prompt, output)
         for shape, count in plan.instances

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -214,11 +214,6 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
         cost_model=file.cost_model,
         kernel_tables=_kernel_tables(file, where),
     )
-
-
-def with_workload(study: Study, workload: Workload) -> Study:
-    """Return the same question about other traffic."""
-    return replace(study, workload=workload)
 
 
 def _kernel_tables(file: StudyFile, where: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -20,6 +19,7 @@ from apex_sim.report.document import Document, search_document, simulation_docum
 from apex_sim.report.frame import requests_frame, search_frame
 from apex_sim.report.headline import Headline, search_headline, simulation_headline
 from apex_sim.report.page import search_page, simulation_page
+from apex_sim.report.strict_json import json_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,11 @@ class SearchReport:
         ------
         InputError : the folder cannot be written.
         """
-        texts = {"report.html": self.page(), "result.json": _json(self.document), "plans.csv": search_csv(self.result)}
+        texts = {
+            "report.html": self.page(),
+            "result.json": json_text(self.document),
+            "plans.csv": search_csv(self.result),
+        }
         return _write(Path(folder), texts)
 
     def _repr_html_(self) -> str:
@@ -112,7 +116,7 @@ class SimulationReport:
         InputError : the folder cannot be written.
         """
         requests = simulation_csv(self.result)
-        texts = {"report.html": self.page(), "result.json": _json(self.document), "requests.csv": requests}
+        texts = {"report.html": self.page(), "result.json": json_text(self.document), "requests.csv": requests}
         return _write(Path(folder), texts)
 
     def _repr_html_(self) -> str:
@@ -185,10 +189,6 @@ def _study(study: str | Path | Study, overrides: dict[str, Any], cost: CostModel
             remedy="give them to load_study, or give the study's name here",
         )
     return replace(study, cost=cost) if cost else study
-
-
-def _json(document: Document) -> str:
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _write(folder: Path, texts: dict[str, str]) -> tuple[Path, ...]:

@@ -1,5 +1,6 @@
 """Estimated capacity and the verdict on steadiness, against simulations at known multiples of a simulated capacity."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,7 +11,7 @@ from apex_sim.metrics.capacity import instance_capacity_per_s
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.planner.evaluation import cost_model_of, run_plan
 from apex_sim.planner.space import enumerate_space
-from apex_sim.planner.study import Study, make_study, with_workload
+from apex_sim.planner.study import Study, make_study
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import make_requests
@@ -43,8 +44,8 @@ def _study(preset: str, pp: int, max_num_seqs: int = 32) -> Study:
 
 
 def _simulate(study: Study, workload: Workload) -> FleetRun:
-    loaded = with_workload(study, workload)
-    return run_plan(loaded, enumerate_space(loaded).feasible[0])
+    loaded = replace(study, workload=workload)
+    return run_plan(loaded, enumerate_space(loaded).feasible[0])[0]
 
 
 def _estimate_per_s(study: Study) -> float:

@@ -1,5 +1,6 @@
 """Study files: what they may say, what is refused and how, and what overrides do."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from apex_sim.errors import ApexError, InputError, UnknownNameError
 from apex_sim.planner.space import default_max_model_len, enumerate_space
-from apex_sim.planner.study import load_study, make_study, merge, study_names, with_workload
+from apex_sim.planner.study import load_study, make_study, merge, study_names
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import make_requests
 from apex_sim.workload.workload import Workload
@@ -144,19 +145,19 @@ def _longest(prompt: int, output: int) -> Workload:
 )
 def test_default_max_model_len(prompt: int, output: int, expected: int) -> None:
     study = make_study(BASE, "made-up", "made-up.toml")
-    assert default_max_model_len(with_workload(study, _longest(prompt, output))) == expected
+    assert default_max_model_len(replace(study, workload=_longest(prompt, output))) == expected
 
 
 def test_the_default_max_model_len_stays_within_an_odd_context() -> None:
     study = make_study(BASE | {"model": "llama-2-70b"}, "made-up", "made-up.toml")
     assert study.model.max_context_tokens == 4096
-    assert default_max_model_len(with_workload(study, _longest(4000, 96))) == 4096
+    assert default_max_model_len(replace(study, workload=_longest(4000, 96))) == 4096
 
 
 def test_a_request_beyond_the_context_is_refused() -> None:
     study = make_study(BASE, "made-up", "made-up.toml")
     with pytest.raises(InputError, match="request 1 has 131000 prompt and 73 output tokens"):
-        default_max_model_len(with_workload(study, _longest(131_000, 73)))
+        default_max_model_len(replace(study, workload=_longest(131_000, 73)))
 
 
 def test_an_unknown_study_gets_its_nearest_name() -> None:

@@ -31,8 +31,6 @@ from apex_sim.hardware.device import Device
 from apex_sim.hardware.link import Group, Link
 from apex_sim.preset.preset import OwnAllReduce
 
-#: Tables to try for each weight format, the kernel that engines prefer first.
-_EXPERT_TABLES: Final = {"mxfp4": ("mxfp4-triton", "mxfp4-marlin", "mxfp4"), "w4a16": ("w4a16", "w4a16-marlin")}
 #: Largest message of vLLM's own all-reduce that tables of it stand for; above, engines leave it to NCCL.
 _OWN_ALL_REDUCE_BYTES: Final = 8 * 2**20
 _NETWORK: Final = ("all_reduce", "all_gather", "all_to_all", "send")
@@ -144,9 +142,7 @@ class MeasuredCosts:
             n_matrices=experts.n_matrices,
             routing_exponent=self.routing_exponent,
         )
-        names = _EXPERT_TABLES.get(weight_dtype, (weight_dtype,))
-        table = next((found for name in names if (found := self._table("moe", name)) is not None), None)
-        return self._price(table, {"n_tokens": tokens, **sizes}, outside)
+        return self._price(self._table("moe", weight_dtype), {"n_tokens": tokens, **sizes}, outside)
 
     def prefill_attention(self, work: PrefillWork, sizes: AttentionSizes) -> Parts:
         """Price one varlen launch without a past; unequal prompts count as equal ones with the form's own pairs."""
