@@ -56,6 +56,18 @@ class KvLayout:
         blocks = -(-n_tokens // self.block_size_tokens)
         return self.n_full_lists * blocks + sum(lists * min(blocks, most) for lists, most in self.window_lists)
 
+    def tokens_in(self, n_blocks: int) -> int:
+        """Return the longest sequence that `n_blocks` hold, with one kind of windows or states at most.
+
+        Examples
+        --------
+        >>> KvLayout(544, 1, ((3, 1),)).tokens_in(10)
+        3808
+        """
+        at_most = sum(lists * most for lists, most in self.window_lists)
+        filled = (n_blocks - at_most) // self.n_full_lists if self.n_full_lists else 0
+        return max(filled, n_blocks // self.n_lists) * self.block_size_tokens
+
 
 def layout_of(
     model: Model, block_size_tokens: int, frees_windows: bool, tp: int = 1, kv_bytes_per_number: float = 2.0

@@ -160,7 +160,7 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
     n_usable = n_blocks // shape.n_queues
     if n_usable < layout.blocks_for(shape.scheduler.max_model_len):
         per_queue = f" in each of {shape.n_queues} queues" if shape.n_queues > 1 else ""
-        tokens = n_usable // layout.n_lists * block
+        tokens = layout.tokens_in(n_usable)
         raise InfeasiblePlanError(
             f"memory: {tokens} tokens of KV{per_queue}, below max_model_len {shape.scheduler.max_model_len}"
         )

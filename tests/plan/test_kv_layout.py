@@ -57,3 +57,10 @@ def test_gpt_oss_holds_twice_the_tokens_with_freed_windows() -> None:
     keeping = replace(shape, preset=replace(shape.preset, frees_windows=False))
     tokens = [instance_memory(study.model, study.cluster.device, s).kv_tokens for s in (shape, keeping)]
     assert tokens[0] / tokens[1] == pytest.approx(2.0, rel=1e-3)
+
+
+@given(st.integers(1, 64), st.integers(1, 3), st.integers(0, 3), st.integers(1, 20), st.integers(0, 500))
+def test_a_sequence_of_the_stated_length_just_fits(block: int, full: int, lists: int, most: int, n_blocks: int) -> None:
+    layout = KvLayout(block, full, ((lists, most),))
+    tokens = layout.tokens_in(n_blocks)
+    assert layout.blocks_for(tokens) <= n_blocks < layout.blocks_for(tokens + 1)
