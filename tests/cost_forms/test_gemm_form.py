@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,10 @@ def test_extrapolation_stays_within_reach_of_the_roofline(device: str, precision
 
 @pytest.mark.parametrize(("device", "precision"), FITS)
 def test_more_rows_cost_more_up_to_tile_noise(device: str, precision: str) -> None:
-    """A change of tile may save a little, never more than a tenth, and the trend is up."""
-    kernel_s = gemm_time(gemm(device, precision), load_device(device), np.arange(1.0, 4097), 8192, 8192).kernel_s
+    """A change of tile may save a little, never more than a tenth, and the trend is up; padding hides between tiles."""
+    c = gemm(device, precision)
+    step = 256.0 if c.padding_ratio else 1.0
+    kernel_s = gemm_time(c, load_device(device), np.arange(step, 4097, step), 8192, 8192).kernel_s
     assert np.max(np.maximum.accumulate(kernel_s) / kernel_s) < 1.1
     assert kernel_s[-1] > 3 * kernel_s[0]
 
@@ -81,6 +84,46 @@ def test_a_fixed_dispatch_steps_where_the_library_changes_the_tile() -> None:
     assert at[65] == pytest.approx(at[128], rel=0.02)
     assert at[65] > 1.2 * at[64]
     assert at[129] > 1.2 * at[128]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "n", "k", "few", "full", "measured"),
+    [
+        ("h200-sxm", "fp8", 65536, 16384, 129, 256, 577 / 359),
+        ("h200-sxm", "fp8", 65536, 16384, 257, 512, 1132 / 688),
+        ("h100-sxm", "fp8", 65536, 16384, 129, 256, 612 / 415),
+    ],
+)
+def test_padding_a_tile_costs_more_than_filling_it(
+    device: str, precision: str, n: int, k: int, few: int, full: int, measured: float
+) -> None:
+    """Few rows of a tile take longer than all of them where every SM fills padding; the ratio is a measured one."""
+    c, hardware = gemm(device, precision), load_device(device)
+    kernel_s = gemm_time(c, hardware, np.array([few, full]), n, k, cold=False).kernel_s
+    assert kernel_s[0] / kernel_s[1] == pytest.approx(measured, rel=0.35)
+    assert kernel_s[0] > 1.2 * kernel_s[1]
+
+
+def test_free_padding_leaves_only_the_loads_of_full_tiles() -> None:
+    """With an endless bandwidth for padding, 129 rows cost what 256 do, two tiles; few tiles are no worse off."""
+    c, h200 = gemm("h200-sxm", "fp8"), load_device("h200-sxm")
+    free = gemm_time(replace(c, padding_ratio=1e9), h200, np.array([129.0, 256.0]), 65536, 16384).kernel_s
+    assert free[0] == pytest.approx(free[1], rel=0.03)
+    alone = gemm_time(c, h200, np.array([129.0, 256.0]), 3072, 51200).kernel_s
+    assert alone[0] == pytest.approx(alone[1], rel=0.1)
+
+
+def test_a_cluster_pads_an_odd_number_of_tiles() -> None:
+    """257 rows are three tiles of 128, four in clusters of two; a single tile stays alone."""
+    h100 = load_device("h100-sxm")
+    paired = replace(gemm("h100-sxm", "fp8"), padding_ratio=0.0)
+    assert paired.cluster_tiles == 2
+    m = np.array([257.0, 512.0])
+    two, one = (gemm_time(replace(paired, cluster_tiles=size), h100, m, 65536, 8192).kernel_s for size in (2.0, 1.0))
+    assert two[0] == pytest.approx(two[1], rel=0.05)
+    assert one[0] == pytest.approx(0.75 * one[1], rel=0.05)
+    alone = [gemm_time(replace(paired, cluster_tiles=size), h100, 16, 8192, 8192).kernel_s for size in (2.0, 1.0)]
+    assert alone[0] == alone[1]
 
 
 @pytest.mark.parametrize(("device", "precision"), FITS)
