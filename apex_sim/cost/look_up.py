@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from apex_sim.cost import step_tables as at
 from apex_sim.cost.parts import Floats
-from apex_sim.cost.step_tables import BatchSums, StageTables
+from apex_sim.cost.step_tables import Ints
 from apex_sim.machine_code import compiled
 
 #: Token tables hold every count up to here, and then each edge of a GEMM tile with its neighbours on both sides:
@@ -36,104 +37,105 @@ def locate(n_tokens: int) -> tuple[int, float]:
 
 
 @compiled
-def row_knot(knots: Floats, row: int, value: float) -> int:
-    """Return the knot of a row at or below `value`, at most the last but one; rows may be padded with infinity."""
-    low, high = 0, knots.shape[1] - 1
+def knot_of(numbers: Floats, first: int, n_knots: int, value: float) -> int:
+    """Return the index of the knot at or below `value` among `n_knots` ascending ones, at most the last but one."""
+    low, high = 0, n_knots - 1
     while high - low > 1:
         middle = (low + high) // 2
-        if knots[row, middle] <= value:
+        if numbers[first + middle] <= value:
             low = middle
         else:
             high = middle
-    while low > 0 and knots[row, low + 1] == np.inf:
-        low -= 1
     return low
 
 
 @compiled
-def row_share(knots: Floats, row: int, index: int, value: float) -> float:
+def share_of(numbers: Floats, knot: int, value: float) -> float:
     """Return how far `value` lies from a knot to the next; the last interval goes on beyond its end."""
-    share: float = (value - knots[row, index]) / (knots[row, index + 1] - knots[row, index])
+    share: float = (value - numbers[knot]) / (numbers[knot + 1] - numbers[knot])
     return share
 
 
 @compiled
-def look_up_prefill(tables: StageTables, batch: BatchSums, group: int) -> tuple[float, float, float, bool]:
-    """Return kernel, compute and memory time of a group's prefill launch, and whether it lies outside the data."""
-    at = tables.attention_class[group]
-    n_sequences, window = float(batch.n_prefill_sequences), tables.window_tokens[group]
-    queries = batch.n_prefill_tokens / n_sequences
-    mean_keys = batch.prefill_pairs[at] / batch.n_prefill_tokens
-    past, equal_keys = equal_past(queries, mean_keys, window)
-    i = row_knot(tables.prefill_sequences, group, n_sequences)
-    j = row_knot(tables.prefill_queries, group, queries)
-    k = row_knot(tables.prefill_past, group, past)
-    u = row_share(tables.prefill_sequences, group, i, n_sequences)
-    v = row_share(tables.prefill_queries, group, j, queries)
-    w = row_share(tables.prefill_past, group, k, past)
-    kernel_s = compute_s = memory_s = 0.0
-    for corner in range(8):
-        di, dj, dk = corner & 1, (corner >> 1) & 1, corner >> 2
-        weight = (u if di else 1.0 - u) * (v if dj else 1.0 - v) * (w if dk else 1.0 - w)
-        if weight != 0.0:
-            row = tables.prefill_first_row[group, i + di] + j + dj
-            kernel_s += weight * tables.prefill_s[group, row, k + dk, 0]
-            compute_s += weight * tables.prefill_s[group, row, k + dk, 1]
-            memory_s += weight * tables.prefill_s[group, row, k + dk, 2]
-    ratio = batch.prefill_keys[at] / (equal_keys * n_sequences)
+def look_up_prefill(numbers: Floats, layout: Ints, group: int, sums: Floats) -> tuple[float, float, float, float]:
+    """Return kernel, compute and memory time of a group's prefill launch, and 1 if it lies outside the data.
+
+    `group` is the position of the group's fields in `layout`.
+    """
+    of_class = at.BY_CLASS + layout[group + at.CLASS] * at.CLASS_FIELDS
+    n_sequences, n_queries = sums[at.N_PREFILL_SEQUENCES], sums[at.N_PREFILL_TOKENS]
+    queries = n_queries / n_sequences
+    past, equal_keys = equal_past(queries, sums[of_class + at.PAIRS] / n_queries, layout[group + at.WINDOW_TOKENS])
+    n_past = layout[group + at.N_PAST]
+    i = knot_of(numbers, layout[group + at.SEQUENCES_AT], layout[group + at.N_SEQUENCES], n_sequences)
+    j = knot_of(numbers, layout[group + at.QUERIES_AT], layout[group + at.N_QUERIES], queries)
+    k = knot_of(numbers, layout[group + at.PAST_AT], n_past, past)
+    u = share_of(numbers, layout[group + at.SEQUENCES_AT] + i, n_sequences)
+    v = share_of(numbers, layout[group + at.QUERIES_AT] + j, queries)
+    w = share_of(numbers, layout[group + at.PAST_AT] + k, past)
+    kernel_s = compute_s = memory_s = outside = 0.0
+    for di in range(2):
+        for dj in range(2):
+            weight = (u if di == 1 else 1.0 - u) * (v if dj == 1 else 1.0 - v)
+            if weight != 0.0:
+                row = layout[layout[group + at.FIRST_ROW_AT] + i + di] + j + dj
+                low = layout[group + at.PREFILL_AT] + (row * n_past + k) * 4
+                kernel_s += weight * (numbers[low] * (1.0 - w) + numbers[low + 4] * w)
+                compute_s += weight * (numbers[low + 1] * (1.0 - w) + numbers[low + 5] * w)
+                memory_s += weight * (numbers[low + 2] * (1.0 - w) + numbers[low + 6] * w)
+                outside = max(outside, numbers[low + 3])
+    ratio = sums[of_class + at.KEYS] / (equal_keys * n_sequences)
     if abs(ratio - 1.0) > 1e-9:
-        kernel_factor, memory_factor = key_factors(tables, group, n_sequences, queries, past, ratio)
+        kernel_factor, memory_factor = key_factors(numbers, layout, group, n_sequences, queries, past, ratio)
         kernel_s *= kernel_factor
         memory_s *= memory_factor
-    outside = tables.prefill_outside[group, tables.prefill_first_row[group, i] + j, k]
     return kernel_s, compute_s, memory_s, outside
 
 
 @compiled
-def equal_past(queries: float, mean_keys: float, window: float) -> tuple[float, float]:
-    """Return behind which past equal sequences see `mean_keys` on average, as a knot of the table, and their keys."""
-    if window == 0.0:
+def equal_past(queries: float, mean_keys: float, window: int) -> tuple[float, float]:
+    """Return behind which past equal sequences see `mean_keys` on average, as a knot of the table, and their keys.
+
+    The inverse of `apex_sim.cost.prefill_table.uniform_work`.
+    """
+    if window == 0:
         past = max(mean_keys - (queries + 1.0) / 2.0, 0.0)
         return past, past + queries
-    growing = min(queries, window)
+    growing = min(queries, float(window))
     least = (growing * (growing + 1.0) / 2.0 + (queries - growing) * window) / queries
     all_growing = mean_keys - (queries + 1.0) / 2.0
     if all_growing + queries <= window:
         past = max(all_growing, 0.0)
     else:
         past = window - (1.0 + np.sqrt(1.0 + 8.0 * queries * max(window - mean_keys, 0.0))) / 2.0
-        past = min(max(past, 0.0), window)
+        past = min(max(past, 0.0), float(window))
     share = min(max((mean_keys - least) / (window - least), 0.0), 1.0) if window > least else 1.0
     return share, min(past + queries, window + queries - 1.0)
 
 
 @compiled
 def key_factors(
-    tables: StageTables, group: int, n_sequences: float, queries: float, past: float, ratio: float
+    numbers: Floats, layout: Ints, group: int, n_sequences: float, queries: float, past: float, ratio: float
 ) -> tuple[float, float]:
     """Return what kernel and memory time are multiplied with when keys are `ratio` times those of equal sequences."""
-    ratios = tables.key_ratios
-    ratio = min(max(ratio, ratios[0, 0]), ratios[0, -1])
-    i = row_knot(tables.coarse_sequences, 0, n_sequences)
-    j = row_knot(tables.coarse_queries, 0, queries)
-    k = row_knot(tables.coarse_past, group, past)
-    m = row_knot(ratios, 0, ratio)
-    shares = (
-        row_share(tables.coarse_sequences, 0, i, n_sequences),
-        row_share(tables.coarse_queries, 0, j, queries),
-        row_share(tables.coarse_past, group, k, past),
-        row_share(ratios, 0, m, ratio),
-    )
+    n_queries, n_past = layout[group + at.N_COARSE_QUERIES], layout[group + at.N_COARSE_PAST]
+    ratios, n_ratios = layout[group + at.RATIOS_AT], layout[group + at.N_RATIOS]
+    ratio = min(max(ratio, numbers[ratios]), numbers[ratios + n_ratios - 1])
+    i = knot_of(numbers, layout[group + at.COARSE_SEQUENCES_AT], layout[group + at.N_COARSE_SEQUENCES], n_sequences)
+    j = knot_of(numbers, layout[group + at.COARSE_QUERIES_AT], n_queries, queries)
+    k = knot_of(numbers, layout[group + at.COARSE_PAST_AT], n_past, past)
+    m = knot_of(numbers, ratios, n_ratios, ratio)
+    u = share_of(numbers, layout[group + at.COARSE_SEQUENCES_AT] + i, n_sequences)
+    v = share_of(numbers, layout[group + at.COARSE_QUERIES_AT] + j, queries)
+    w = share_of(numbers, layout[group + at.COARSE_PAST_AT] + k, past)
+    x = share_of(numbers, ratios + m, ratio)
     kernel = memory = 0.0
-    for corner in range(16):
-        di, dj, dk, dm = corner & 1, (corner >> 1) & 1, (corner >> 2) & 1, corner >> 3
-        weight = (
-            (shares[0] if di else 1.0 - shares[0])
-            * (shares[1] if dj else 1.0 - shares[1])
-            * (shares[2] if dk else 1.0 - shares[2])
-            * (shares[3] if dm else 1.0 - shares[3])
-        )
+    for corner in range(8):
+        di, dj, dk = corner & 1, (corner >> 1) & 1, corner >> 2
+        weight = (u if di == 1 else 1.0 - u) * (v if dj == 1 else 1.0 - v) * (w if dk == 1 else 1.0 - w)
         if weight != 0.0:
-            kernel += weight * tables.key_factor[group, i + di, j + dj, k + dk, m + dm, 0]
-            memory += weight * tables.key_factor[group, i + di, j + dj, k + dk, m + dm, 1]
+            cell = (((i + di) * n_queries + j + dj) * n_past + k + dk) * n_ratios + m
+            low = layout[group + at.FACTORS_AT] + 2 * cell
+            kernel += weight * (numbers[low] * (1.0 - x) + numbers[low + 2] * x)
+            memory += weight * (numbers[low + 1] * (1.0 - x) + numbers[low + 3] * x)
     return kernel, memory

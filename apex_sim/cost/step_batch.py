@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from apex_sim.cost.step_tables import BatchSums
+from apex_sim.cost.parts import Floats
 
 #: A sliding window in tokens; None is full attention.
 Window = int | None
@@ -78,16 +78,18 @@ class StepBatch:
             self.prefill_pairs[index] += attended_pairs(past_tokens, new_tokens, window)
             self.prefill_keys[index] += read_keys(past_tokens, new_tokens, window)
 
-    def sums(self) -> BatchSums:
-        """Return the sums for the tables."""
-        return BatchSums(
-            self.n_tokens,
-            self.n_sampled,
-            self.n_prefill_tokens,
-            self.n_prefill_sequences,
-            self.n_decode,
-            self.longest_context_tokens,
-            np.array(self.prefill_pairs, dtype=np.float64),
-            np.array(self.prefill_keys, dtype=np.float64),
-            np.array(self.decode_keys, dtype=np.float64),
+    def sums(self) -> Floats:
+        """Return the sums in the order that the tables' look-ups expect."""
+        by_class = zip(self.prefill_pairs, self.prefill_keys, self.decode_keys, strict=True)
+        return np.array(
+            [
+                self.n_tokens,
+                self.n_sampled,
+                self.n_prefill_tokens,
+                self.n_prefill_sequences,
+                self.n_decode,
+                self.longest_context_tokens,
+                *(value for values in by_class for value in values),
+            ],
+            dtype=np.float64,
         )

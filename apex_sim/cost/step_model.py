@@ -19,7 +19,7 @@ from apex_sim.cost.operators import StageContext, attention_groups, head_operato
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel, power_model
 from apex_sim.cost.prefill_table import PrefillTable, tabulate_prefill
-from apex_sim.cost.stage_tables import power_array, tabulate_stage
+from apex_sim.cost.stage_tables import replace_power, tabulate_stage
 from apex_sim.cost.step_batch import StepBatch, Window
 from apex_sim.cost.step_price import price_step
 from apex_sim.cost.step_tables import StageTables
@@ -67,7 +67,7 @@ class StageModel:
         """
         attention_s = np.zeros((2, len(self.attention)))
         device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
-            self.tables, batch.sums(), attention_s
+            self.tables.numbers, self.tables.layout, batch.sums(), attention_s
         )
         prefill_s, decode_s = attention_s.tolist()
         return StagePrice(
@@ -76,7 +76,7 @@ class StageModel:
 
     def with_power(self, power: PowerModel) -> StageModel:
         """Return the stage with another power model."""
-        return replace(self, power=power, tables=self.tables._replace(power=power_array(power)))
+        return replace(self, power=power, tables=replace_power(self.tables, power))
 
 
 @dataclass(frozen=True, slots=True)

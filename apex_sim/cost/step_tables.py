@@ -1,8 +1,11 @@
-"""What does the price of a step look up, and of what batch?  Plain arrays and numbers, as compiled code takes them."""
+"""What does the price of a step look up, and of what batch?  Two flat arrays, and the positions of what they hold.
+
+Compiled code takes each array by itself: a structure of thirty arrays costs it more than the look-ups.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,72 +16,96 @@ Ints = NDArray[np.int64]
 
 
 class StageTables(NamedTuple):
-    """Tables of one stage as plain arrays; the first axis of what belongs to attention is the group of equal layers.
+    """Tables of one stage: numbers, and where in them each table begins and how long its axes are."""
 
-    Rows of knots that are shorter than others are padded with infinity.
-
-    Parameters
-    ----------
-    token_s, head_s : (knots, 4): kernel, compute, memory and network time; the first knot is no work.
-    attention_class : index of each group's window among the windows of a batch.
-    window_tokens : sliding window of each group, 0 for full attention.
-    decode_contexts, decode_s, decode_outside : as in `DecodeTable`.
-    prefill_sequences, prefill_queries, prefill_past, prefill_first_row, prefill_s, prefill_outside : as in
-        `PrefillTable`.
-    coarse_sequences, coarse_queries, coarse_past, key_ratios, key_factor : its second table; all but past and factor
-        have one row for all groups.
-    launches : (groups, 4): kernels of a prefill launch, of them with a gap, and the same of a decode launch.
-    other_launches : kernels of the token-wise operators, of them with a gap, and the same of the head.
-    graph_sizes : captured sizes, none when steps run eagerly.
-    graphs_decode_only, graphs_pad, graph_context_tokens : which steps they cover.
-    launch_s, eager_launch_s : gap at each kernel, and time to issue one outside a graph.
-    slowdown : base, growth and half-way tokens of what prompts outside graphs take beyond their kernels.
-    power : active, compute, memory and network watts, joules a token, and watts of the dynamic range.
-    max_tokens : largest step.
-    model_share_frac : share of the model that each device computes.
-    """
-
-    token_s: Floats
-    head_s: Floats
-    attention_class: Ints
-    window_tokens: Floats
-    decode_contexts: Floats
-    decode_s: Floats
-    decode_outside: NDArray[np.bool_]
-    prefill_sequences: Floats
-    prefill_queries: Floats
-    prefill_past: Floats
-    prefill_first_row: Ints
-    prefill_s: Floats
-    prefill_outside: NDArray[np.bool_]
-    coarse_sequences: Floats
-    coarse_queries: Floats
-    coarse_past: Floats
-    key_ratios: Floats
-    key_factor: Floats
-    launches: Floats
-    other_launches: Floats
-    graph_sizes: Ints
-    graphs_decode_only: bool
-    graphs_pad: bool
-    graph_context_tokens: int
-    launch_s: float
-    eager_launch_s: float
-    slowdown: Floats
-    power: Floats
-    max_tokens: int
-    model_share_frac: float
+    numbers: Floats
+    layout: Ints
 
 
-class BatchSums(NamedTuple):
-    """What of a batch its price depends on; arrays have one entry for each attention window of the model."""
+# --- positions in `numbers`; tables follow ----------------------------------------------------------------------------
 
-    n_tokens: int
-    n_sampled: int
-    n_prefill_tokens: int
-    n_prefill_sequences: int
-    n_decode: int
-    longest_context_tokens: int
-    prefill_pairs: Floats
-    prefill_keys: Floats
-    decode_keys: Floats
+#: Gap at each kernel inside or outside a graph, and time to issue a kernel outside one.
+LAUNCH_S: Final = 0
+EAGER_LAUNCH_S: Final = 1
+#: What steps with prompts take beyond their kernels outside graphs: base, growth, tokens at half of it.
+SLOW_BASE: Final = 2
+SLOW_GROWTH: Final = 3
+SLOW_HALF_TOKENS: Final = 4
+#: Power above idle while active, and at full compute, memory and network; joules a token; watts of the range.
+ACTIVE_W: Final = 5
+COMPUTE_W: Final = 6
+MEMORY_W: Final = 7
+NETWORK_W: Final = 8
+TOKEN_J: Final = 9
+RANGE_W: Final = 10
+#: Share of the model that each device computes.
+MODEL_SHARE_FRAC: Final = 11
+#: Kernels of the token-wise operators, of them with a gap, and the same of the head.
+TOKEN_LAUNCHES: Final = 12
+TOKEN_GAPS: Final = 13
+HEAD_LAUNCHES: Final = 14
+HEAD_GAPS: Final = 15
+N_SCALARS: Final = 16
+
+# --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
+
+#: Token and head tables: rows of kernel, compute, memory and network time; row 0 is no work.
+TOKENS_AT: Final = 0
+HEAD_AT: Final = 1
+MAX_TOKENS: Final = 2
+#: Captured graph sizes stand in `layout` itself.
+GRAPHS_AT: Final = 3
+N_GRAPHS: Final = 4
+GRAPHS_DECODE_ONLY: Final = 5
+GRAPHS_PAD: Final = 6
+GRAPH_CONTEXT_TOKENS: Final = 7
+N_GROUPS: Final = 8
+GROUPS_AT: Final = 9
+N_HEADER: Final = 10
+
+#: A group of layers that attend alike, from `GROUPS_AT` on: its window's index among the batch's, and the window.
+CLASS: Final = 0
+WINDOW_TOKENS: Final = 1
+#: Decode: knots of the mean context, and for each number of sequences and knot four values: kernel, compute and memory
+#: time, and 1 where the size lies outside the data.
+CONTEXTS_AT: Final = 2
+N_CONTEXTS: Final = 3
+DECODE_AT: Final = 4
+#: Prefill: knots of sequences, queries and past; first row of each number of sequences (in `layout`); four values as
+#: for decode, by row and past.
+SEQUENCES_AT: Final = 5
+N_SEQUENCES: Final = 6
+QUERIES_AT: Final = 7
+N_QUERIES: Final = 8
+PAST_AT: Final = 9
+N_PAST: Final = 10
+FIRST_ROW_AT: Final = 11
+PREFILL_AT: Final = 12
+#: What other keys change: knots of a coarse grid and of the ratio of keys, and two factors, of kernel and memory time.
+COARSE_SEQUENCES_AT: Final = 13
+N_COARSE_SEQUENCES: Final = 14
+COARSE_QUERIES_AT: Final = 15
+N_COARSE_QUERIES: Final = 16
+COARSE_PAST_AT: Final = 17
+N_COARSE_PAST: Final = 18
+RATIOS_AT: Final = 19
+N_RATIOS: Final = 20
+FACTORS_AT: Final = 21
+#: Kernels of a prefill launch and of them with a gap, and the same of a decode launch; four values at one position.
+LAUNCHES_AT: Final = 22
+GROUP_FIELDS: Final = 23
+
+# --- sums over a batch, all as floats ---------------------------------------------------------------------------------
+
+N_TOKENS: Final = 0
+N_SAMPLED: Final = 1
+N_PREFILL_TOKENS: Final = 2
+N_PREFILL_SEQUENCES: Final = 3
+N_DECODE: Final = 4
+LONGEST_CONTEXT: Final = 5
+#: From here on, for each attention window of the model: prefill pairs, prefill keys and decode keys.
+BY_CLASS: Final = 6
+PAIRS: Final = 0
+KEYS: Final = 1
+DECODE_KEYS: Final = 2
+CLASS_FIELDS: Final = 3

@@ -86,7 +86,7 @@ def _launch_s(tables: StageTables, name: str, chunks: Chunks, decodes: Chunks) -
     for past, _ in decodes:
         batch.add(past, 1, samples=True, is_decode=True)
     attention_s = np.zeros((2, 1))
-    price_step(tables, batch.sums(), attention_s)
+    price_step(tables.numbers, tables.layout, batch.sums(), attention_s)
     return float(attention_s.sum()) / N_LAYERS
 
 
