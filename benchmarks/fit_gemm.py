@@ -76,6 +76,9 @@ SM89 = [
     *schedules(128, 128, m=(256, INF), n=(8192, INF)),
 ]
 FP8_DISPATCH = {"hopper": SM90, "blackwell": SM100, "ada": SM89}
+#: FlashInfer's nvfp4 product on SM120 runs one tile unless it is tuned beforehand: csrc/fp4_gemm_cutlass_sm120.cu of
+#: https://github.com/flashinfer-ai/flashinfer.
+SM120_FP4 = schedules(128, 128)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,26 @@ SEARCH: fitting.Search = {
     "spill_frac": (0.2, 1e-3, 2.0),
     "resident_frac": (0.8, 0.5, 1.2),
 }
+#: What only some tables show, and its size where it is not fitted.
+ABSENT = {"settle_s": 5e-4, "settle_exponent": 1.0, "row_spill_frac": 0.0, "padding_ratio": 0.0, "cluster_tiles": 1.0}
+#: GB200's clock falls steeply in loops over long kernels, to 0.6 of its rate in bf16 and 0.4 in fp8 blocks.
+POWER_LIMIT: fitting.Search = {
+    "throttle_frac": (0.4, 1e-4, 3.0),
+    "settle_s": (5e-4, 5e-5, 1e-2),
+    "settle_exponent": (2.0, 1.0, 5.0),
+}
+#: A is read again by every wave once it outgrows L2; elsewhere only B shows, or neither.
+ROW_SPILL: fitting.Search = {"row_spill_frac": (0.2, 1e-3, 2.0)}
+#: Kernels of one fixed tile, whose rows beyond m take longer than real ones.
+PADDING: fitting.Search = {"padding_ratio": (0.6, 0.05, 5.0)}
+SHOWN: dict[tuple[str, str], fitting.Search] = {
+    ("h100-sxm", "fp8"): ROW_SPILL | PADDING,
+    ("h200-sxm", "fp8"): ROW_SPILL | PADDING,
+    ("gb200", "bf16"): POWER_LIMIT,
+    ("gb200", "fp8-block"): POWER_LIMIT,
+    ("l40s", "fp8-block"): ROW_SPILL,
+    ("rtx-pro-6000", "nvfp4"): ROW_SPILL | PADDING,
+}
 QUANTISE: fitting.Search = {
     "quantise_row_s": (2e-9, 1e-12, 1e-7),
     "quantise_pass_s": (2e-9, 1e-12, 1e-7),
@@ -151,9 +174,12 @@ def fit_one(data: Path, device_name: str, precision: str) -> dict[str, Any] | No
     fixed: dict[str, Any] = {"peak": operands.peak, "activation_bytes": operands.activation_bytes,
                              "weight_bytes": operands.weight_bytes}  # fmt: skip
     quantised = operands.activation_bytes < 2.0 and precision != "int8"  # SmoothQuant's rows start from int8
-    search = SEARCH | (QUANTISE if quantised else {})
+    search = SEARCH | SHOWN.get((device_name, precision), {}) | (QUANTISE if quantised else {})
     if not quantised:
         fixed |= dict.fromkeys(QUANTISE, 0.0)
+    fixed |= {name: size for name, size in ABSENT.items() if name not in search}
+    if device.architecture == "hopper" and precision == "fp8":
+        fixed["cluster_tiles"] = 2.0
 
     def predict(options: list[Schedule], values: dict[str, float], which: np.ndarray) -> np.ndarray:
         c = GemmCoefficients(**fixed, schedules=tuple(options), **values)
@@ -191,6 +217,8 @@ def _rows(data: Path, device_name: str, precision: str) -> tuple[Any, str] | Non
 
 
 def _options(architecture: str, precision: str) -> list[Schedule]:
+    if (architecture, precision) == ("blackwell-rtx", "nvfp4"):
+        return SM120_FP4
     if precision == "fp8":
         return FP8_DISPATCH.get(architecture, UNSPLIT)
     return UNSPLIT if precision in ("fp8-block", "nvfp4") else ANY

@@ -66,7 +66,7 @@ class StageMeter:
             shares += [OperatorShare(*row) for row in zip(table.names, table.bases, spent, outside, strict=True)]
         attention_s = sum(self._prefill_s) + sum(self._decode_s)
         outside_frac = self._attention_outside_s / attention_s if attention_s else 0.0
-        for index, (_, prefill, decode) in enumerate(self._stage.attention):
+        for index, (prefill, decode) in enumerate(self._stage.attention):
             for name, table_of, seconds in (
                 ("prefill_attention", prefill, self._prefill_s[index]),
                 ("decode_attention", decode, self._decode_s[index]),

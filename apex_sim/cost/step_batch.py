@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from apex_sim.cost.parts import Floats
+
 #: A sliding window in tokens; None is full attention.
 Window = int | None
 
@@ -42,6 +46,7 @@ class StepBatch:
     n_sequences: int = 0
     n_sampled: int = 0
     n_prefill_tokens: int = 0
+    n_prefill_sequences: int = 0
     n_decode: int = 0
     longest_context_tokens: int = 0
     prefill_pairs: list[int] = field(default_factory=list)
@@ -68,6 +73,23 @@ class StepBatch:
                 self.decode_keys[index] += context if window is None or context < window else window
             return
         self.n_prefill_tokens += new_tokens
+        self.n_prefill_sequences += 1
         for index, window in enumerate(self.windows):
             self.prefill_pairs[index] += attended_pairs(past_tokens, new_tokens, window)
             self.prefill_keys[index] += read_keys(past_tokens, new_tokens, window)
+
+    def sums(self) -> Floats:
+        """Return the sums in the order that the tables' look-ups expect."""
+        by_class = zip(self.prefill_pairs, self.prefill_keys, self.decode_keys, strict=True)
+        return np.array(
+            [
+                self.n_tokens,
+                self.n_sampled,
+                self.n_prefill_tokens,
+                self.n_prefill_sequences,
+                self.n_decode,
+                self.longest_context_tokens,
+                *(value for values in by_class for value in values),
+            ],
+            dtype=np.float64,
+        )

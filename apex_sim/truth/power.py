@@ -164,7 +164,7 @@ def _work(stage: StageModel, batch: StepBatch) -> Work:
     """Return the work behind a step's price: what a device spends that draws one watt or joule for one thing only."""
 
     def spent(probe: PowerModel) -> float:
-        return replace(stage, power=probe).price(batch).dynamic_j
+        return stage.with_power(probe).price(batch).dynamic_j
 
     unlimited = PowerModel(idle_w=0.0, max_w=float("inf"))
     return Work(

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import simpy
 
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.operator_table import OperatorTable
 from apex_sim.cost.power import PowerModel
 from apex_sim.cost.step_batch import StepBatch
-from apex_sim.cost.step_model import OperatorTable, StageModel, StagePrice, StepModel
+from apex_sim.cost.step_model import StageModel, StagePrice, StepModel
 from apex_sim.fleet.fleet import Fleet
 from apex_sim.fleet.invariants import check_run
 from apex_sim.instance.block_pool import BlockPool
@@ -87,7 +88,7 @@ class ToyStage(StageModel):
 def _no_operators(n_knots: int) -> OperatorTable:
     zeros = np.zeros((1, n_knots))
     inside = np.ones((1, n_knots), dtype=np.bool_)
-    return OperatorTable(("none",), (Basis("toy", "none"),), zeros, inside, 0.0, 0.0, (0.0,), (0.0,), (0.0,), (0.0,))
+    return OperatorTable(("none",), (Basis("toy", "none"),), zeros, inside, 0.0, 0.0, np.zeros((n_knots, 4)))
 
 
 def toy_shape(engine: Engine) -> Shape:
@@ -118,15 +119,14 @@ def toy_shape(engine: Engine) -> Shape:
 def toy_parts(engine: Engine, step_time: StepTime) -> tuple[Shape, Memory, StepModel]:
     """Return shape, memory and step model of `engine`."""
     shape = toy_shape(engine)
-    context: Any = None
+    nothing: Any = None
     stage = ToyStage(
-        context,
+        nothing,
         _no_operators(1),
         _no_operators(engine.max_num_seqs + 1),
         (),
         PowerModel(idle_w=10.0, max_w=100.0),
-        engine.max_num_batched_tokens,
-        1.0 / engine.pp,
+        nothing,
         step_time,
     )
     memory = Memory((), KvLayout(engine.block_size_tokens), engine.n_blocks)

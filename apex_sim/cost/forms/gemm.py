@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from apex_sim.cost.forms.shares import MOST_OF_PEAK, SETTLE_S, Floats, KernelTime, cache_factor, soft_max
+from apex_sim.cost.forms.shares import MOST_OF_PEAK, Floats, KernelTime, cache_factor, soft_max
 from apex_sim.hardware.device import Device
 
 #: Outputs leave in bf16, whatever the operands.
@@ -57,9 +57,12 @@ class GemmCoefficients:
     store_frac : share of the store of C that does not overlap with anything.
     sharpness : how cleanly compute and memory overlap; large means max(compute, memory).
     cached_ratio, cached_frac : speed of L2-resident operands over DRAM, and the share of L2 that counts as resident.
-    throttle_frac : slowdown of long kernels under the power limit.
-    spill_frac, resident_frac : slowdown of the waves when B outgrows L2 and each wave reads it from DRAM again, and the
-        share of L2 that B may fill.
+    throttle_frac, settle_s, settle_exponent : slowdown of long kernels under the power limit, the time at peak after
+        which half of it has set in, and how suddenly it does.
+    spill_frac, row_spill_frac, resident_frac : slowdown of the waves when B, or A, outgrows L2 and each wave reads it
+        from DRAM again, and the share of L2 that it may fill.
+    cluster_tiles : tiles along m that a cluster of SMs works off together; a second tile is padded to a whole cluster.
+    padding_ratio : bandwidth at which the rows of tiles beyond m are filled, over DRAM bandwidth; 0 where that is free.
     quantise_row_s, quantise_pass_s : activation quantisation, for each row and for each pass over 2,048 columns.
     quantise_ratio : its DRAM time relative to the bytes at `memory_frac`.
     """
@@ -84,8 +87,13 @@ class GemmCoefficients:
     cached_ratio: float
     cached_frac: float
     throttle_frac: float
+    settle_s: float
+    settle_exponent: float
     spill_frac: float
+    row_spill_frac: float
     resident_frac: float
+    cluster_tiles: float
+    padding_ratio: float
     quantise_row_s: float
     quantise_pass_s: float
     quantise_ratio: float
@@ -108,7 +116,8 @@ def gemm_time(
     """Return the time of C[m, n] = A[m, k] B[k, n], without the quantisation of A.
 
     A tile costs its math or its operand loads, whichever is slower, plus a pipeline prologue; ceil(tiles / SMs) waves
-    of tiles run against the DRAM traffic of A, B and C.  `cold` leaves nothing in L2, as a serving step finds it.
+    of tiles run against the DRAM traffic of A, B and C.  Where the rows of tiles beyond m are not free, they and the
+    operands share one path to the SMs.  `cold` leaves nothing in L2, as a serving step finds it.
 
     Examples
     --------
@@ -130,7 +139,8 @@ def gemm_time(
     dram_s = (moved * resident + c.ramp_bytes) / (bandwidth * c.memory_frac)
     busy_s, split_s = _best_schedule(c, device, m, n, k, dram_s)
     body_s = soft_max(busy_s, dram_s, c.sharpness) + split_s + c.store_frac * out_bytes / bandwidth
-    kernel_s = c.launch_s + body_s * (1.0 + c.throttle_frac * compute_s / (compute_s + SETTLE_S))
+    settled = (compute_s / c.settle_s) ** c.settle_exponent
+    kernel_s = c.launch_s + body_s * (1.0 + c.throttle_frac * settled / (1.0 + settled))
     floor_s = np.maximum(compute_s, memory_s) if cold else compute_s
     kernel_s = np.maximum(kernel_s, floor_s / MOST_OF_PEAK)
     return KernelTime(kernel_s.reshape(shape), compute_s.reshape(shape), memory_s.reshape(shape))
@@ -145,14 +155,25 @@ def _best_schedule(
     sm_bytes_per_s = device.memory_bytes_per_s / device.n_sms * c.cache_ratio
     load_bytes = tile_m * c.activation_bytes + tile_n * c.weight_bytes
     per_k_s = np.maximum(2.0 * tile_m * tile_n / sm_flops, load_bytes / sm_bytes_per_s)
-    waves = np.ceil(m / tile_m) * np.ceil(n / tile_n) * (n_splits / device.n_sms)
+    tile_rows = np.ceil(m / tile_m)
+    if c.cluster_tiles > 1:
+        tile_rows = np.where(tile_rows > 1, np.ceil(tile_rows / c.cluster_tiles) * c.cluster_tiles, tile_rows)
+    tile_columns = np.ceil(n / tile_n)
+    waves = tile_rows * tile_columns * (n_splits / device.n_sms)
     waves = np.where(waves > _BLURRED_WAVES, waves + 0.5, np.ceil(waves))
     fixed_s = (1.0 - c.exposed_frac + c.exposed_frac * waves) * (
         per_k_s * c.prologue_k + c.tile_s * (tile_m * tile_n / 16384.0)
     )
     slice_k = np.maximum(k / n_splits, np.minimum(k, _SHORTEST_K))
-    spill = (n * k * c.weight_bytes / (c.resident_frac * device.l2_bytes)) ** 4
-    busy_s = waves * per_k_s * slice_k * (1.0 + c.spill_frac * spill / (1.0 + spill)) + fixed_s
+    l2_bytes = c.resident_frac * device.l2_bytes
+    slowdown = 1.0 + c.spill_frac * _spilt(n * k * c.weight_bytes / l2_bytes)
+    if c.row_spill_frac:
+        slowdown = slowdown + c.row_spill_frac * _spilt(m * k * c.activation_bytes / l2_bytes)
+    busy_s = waves * per_k_s * slice_k * slowdown + fixed_s
+    if c.padding_ratio:
+        filled_bytes = (tile_rows * tile_m - m) * c.activation_bytes / c.padding_ratio
+        loaded_bytes = (tile_rows * load_bytes / c.cache_ratio + filled_bytes) * tile_columns * k
+        busy_s = soft_max(busy_s, loaded_bytes / device.memory_bytes_per_s, c.sharpness)
     partial_s = c.split_frac * _PARTIAL_BYTES / (3.0 * device.memory_bytes_per_s)
     split_s = np.where(n_splits > 1, c.split_s + m * n * (n_splits * partial_s), 0.0)
     total_s = np.maximum(busy_s, dram_s) + split_s
@@ -161,6 +182,11 @@ def _best_schedule(
             total_s = np.where((size > above) & (size <= upto), total_s, np.inf)
     best = total_s.argmin(axis=0)[None]
     return np.take_along_axis(busy_s, best, 0)[0], np.take_along_axis(split_s, best, 0)[0]
+
+
+def _spilt(fill: Floats) -> Floats:
+    """Return how much of an operand that fills L2 `fill` times is read again: 0 well below 1, 1 well above."""
+    return np.asarray(1.0 - 1.0 / (1.0 + fill**4))
 
 
 def quantise_time(

@@ -87,7 +87,7 @@ def form_time(fit: FormFit, operator: str, precision: str, device: Device, sizes
 
 def _gemm(c: GemmCoefficients, precision: str, device: Device, s: Sizes, cold: bool) -> KernelTime:
     product = gemm_time(c, device, s["m"], s["n"], s["k"], cold=cold)
-    quantise_s = np.asarray(quantise_time(c, device, s["m"], s["k"]).kernel_s)  # type: ignore[arg-type]
+    quantise_s = np.asarray(quantise_time(c, device, s["m"], s["k"], cold=cold).kernel_s)  # type: ignore[arg-type]
     return KernelTime(product.kernel_s + quantise_s, product.compute_s, product.memory_s)
 
 

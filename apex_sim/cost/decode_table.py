@@ -1,0 +1,62 @@
+"""How long does decode attention take, by look-up?
+
+A launch is described by its sequences and by how many keys each reads on average.  Kernels fill the device in waves, so
+that each number of sequences is a knot; between knots of the mean context the price is a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_sim.cost.attention_launch import AttentionGroup, decode_launch
+from apex_sim.cost.basis import Basis
+from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.parts import Floats
+from apex_sim.cost.sizes import DecodeWork
+
+#: Ratio of neighbouring mean contexts.
+_CONTEXT_RATIO = 1.10
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTable:
+    """Prices of all layers of a group together; row i is of i + 1 sequences.
+
+    Parameters
+    ----------
+    contexts : mean keys that a sequence reads, ascending.
+    prices_s : (sequences, contexts, 3): kernel, compute and memory time.
+    outside : (sequences, contexts): whether the size lies outside the data.
+    """
+
+    contexts: Floats
+    prices_s: Floats
+    outside: NDArray[np.bool_]
+    n_launches: float
+    gap_launches: float
+    basis: Basis
+
+
+def tabulate_decode(cost: CostModel, group: AttentionGroup, max_sequences: int, max_context: int) -> DecodeTable:
+    """Evaluate the group's decode launches over up to `max_sequences` sequences."""
+    contexts = _context_knots(max_context, group.window)
+    n, mean = np.meshgrid(np.arange(1.0, max_sequences + 1), contexts, indexing="ij")
+    parts = decode_launch(cost, DecodeWork(n, n * mean), group.sizes)
+    times = [np.broadcast_to(part, n.shape) for part in (parts.kernel_s, parts.compute_s, parts.memory_s)]
+    return DecodeTable(
+        contexts,
+        np.stack(times, axis=-1) * group.n_layers,
+        ~np.broadcast_to(parts.basis.in_range, n.shape),
+        parts.n_launches * group.n_layers,
+        parts.gap_launches * group.n_layers,
+        parts.basis,
+    )
+
+
+def _context_knots(max_context: int, window: int | None) -> Floats:
+    most = float(max(2, max_context if window is None else min(window, max_context)))
+    n = np.ceil(np.log(most) / np.log(_CONTEXT_RATIO))
+    return np.append(_CONTEXT_RATIO ** np.arange(n), most)

@@ -1,0 +1,111 @@
+"""What does the price of a step look up, and of what batch?  Two flat arrays, and the positions of what they hold.
+
+Compiled code takes each array by itself: a structure of thirty arrays costs it more than the look-ups.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_sim.cost.parts import Floats
+
+Ints = NDArray[np.int64]
+
+
+class StageTables(NamedTuple):
+    """Tables of one stage: numbers, and where in them each table begins and how long its axes are."""
+
+    numbers: Floats
+    layout: Ints
+
+
+# --- positions in `numbers`; tables follow ----------------------------------------------------------------------------
+
+#: Gap at each kernel inside or outside a graph, and time to issue a kernel outside one.
+LAUNCH_S: Final = 0
+EAGER_LAUNCH_S: Final = 1
+#: What steps with prompts take beyond their kernels outside graphs: base, growth, tokens at half of it.
+SLOW_BASE: Final = 2
+SLOW_GROWTH: Final = 3
+SLOW_HALF_TOKENS: Final = 4
+#: Power above idle while active, and at full compute, memory and network; joules a token; watts of the range.
+ACTIVE_W: Final = 5
+COMPUTE_W: Final = 6
+MEMORY_W: Final = 7
+NETWORK_W: Final = 8
+TOKEN_J: Final = 9
+RANGE_W: Final = 10
+#: Share of the model that each device computes.
+MODEL_SHARE_FRAC: Final = 11
+#: Kernels of the token-wise operators, of them with a gap, and the same of the head.
+TOKEN_LAUNCHES: Final = 12
+TOKEN_GAPS: Final = 13
+HEAD_LAUNCHES: Final = 14
+HEAD_GAPS: Final = 15
+N_SCALARS: Final = 16
+
+# --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
+
+#: Token and head tables: rows of kernel, compute, memory and network time; row 0 is no work.
+TOKENS_AT: Final = 0
+HEAD_AT: Final = 1
+MAX_TOKENS: Final = 2
+#: Captured graph sizes stand in `layout` itself.
+GRAPHS_AT: Final = 3
+N_GRAPHS: Final = 4
+GRAPHS_DECODE_ONLY: Final = 5
+GRAPHS_PAD: Final = 6
+GRAPH_CONTEXT_TOKENS: Final = 7
+N_GROUPS: Final = 8
+GROUPS_AT: Final = 9
+N_HEADER: Final = 10
+
+#: A group of layers that attend alike, from `GROUPS_AT` on: its window's index among the batch's, and the window.
+CLASS: Final = 0
+WINDOW_TOKENS: Final = 1
+#: Decode: knots of the mean context, and for each number of sequences and knot four values: kernel, compute and memory
+#: time, and 1 where the size lies outside the data.
+CONTEXTS_AT: Final = 2
+N_CONTEXTS: Final = 3
+DECODE_AT: Final = 4
+#: Prefill: knots of sequences, queries and past; first row of each number of sequences (in `layout`); four values as
+#: for decode, by row and past.
+SEQUENCES_AT: Final = 5
+N_SEQUENCES: Final = 6
+QUERIES_AT: Final = 7
+N_QUERIES: Final = 8
+PAST_AT: Final = 9
+N_PAST: Final = 10
+FIRST_ROW_AT: Final = 11
+PREFILL_AT: Final = 12
+#: What other keys change: knots of a coarse grid and of the ratio of keys, and two factors, of kernel and memory time.
+COARSE_SEQUENCES_AT: Final = 13
+N_COARSE_SEQUENCES: Final = 14
+COARSE_QUERIES_AT: Final = 15
+N_COARSE_QUERIES: Final = 16
+COARSE_PAST_AT: Final = 17
+N_COARSE_PAST: Final = 18
+RATIOS_AT: Final = 19
+N_RATIOS: Final = 20
+FACTORS_AT: Final = 21
+#: Kernels of a prefill launch and of them with a gap, and the same of a decode launch; four values at one position.
+LAUNCHES_AT: Final = 22
+GROUP_FIELDS: Final = 23
+
+# --- sums over a batch, all as floats ---------------------------------------------------------------------------------
+
+N_TOKENS: Final = 0
+N_SAMPLED: Final = 1
+N_PREFILL_TOKENS: Final = 2
+N_PREFILL_SEQUENCES: Final = 3
+N_DECODE: Final = 4
+LONGEST_CONTEXT: Final = 5
+#: From here on, for each attention window of the model: prefill pairs, prefill keys and decode keys.
+BY_CLASS: Final = 6
+PAIRS: Final = 0
+KEYS: Final = 1
+DECODE_KEYS: Final = 2
+CLASS_FIELDS: Final = 3
