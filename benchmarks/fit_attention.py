@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fitting
 import kernel_tables
+import latent_kernels
 import numpy as np
 import pandas as pd
 
 from apex_sim.cost import coefficient_file
 from apex_sim.cost.forms.decode_attention import DecodeCoefficients, decode_attention_time
-from apex_sim.cost.forms.mla_attention import mla_decode_time, mla_prefill_time
+from apex_sim.cost.forms.mla_attention import LatentDecodeCoefficients, mla_decode_time, mla_prefill_time
 from apex_sim.cost.forms.prefill_attention import (
     Heads,
     PrefillCoefficients,
@@ -91,7 +92,7 @@ DECODE: fitting.Search = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows to fit, and the form that predicts them."""
+    """Rows to fit, and the form that predicts them; `weight` finds the rows that the fit sees more of, else `work`."""
 
     rows: pd.DataFrame
     source: str
@@ -101,6 +102,8 @@ class Problem:
     work: np.ndarray
     sizes: list[str]
     fixed: dict[str, Any]
+    settings: fitting.Settings = field(default_factory=fitting.Settings)
+    weight: np.ndarray | None = None
 
 
 def prefill(data: Path, device_name: str, cache: str) -> Problem | None:
@@ -221,17 +224,22 @@ def mla_decode(data: Path, device_name: str, cache: str) -> Problem | None:
     if found is None:
         return None
     rows, source = found
+    if "triton" in source:  # one head alone runs another kernel
+        rows = rows[rows.num_heads > 1].reset_index(drop=True)
     device, h, b = load_device(device_name), _column(rows, "num_heads"), _column(rows, "batch_size")
     context = b * (_column(rows, "isl") + _column(rows, "step"))
-    fixed = {"packs_always": True, "plan_upto": INF}
+    fixed = latent_kernels.layout(source, device.architecture)
 
     def predict(values: dict[str, float], i: np.ndarray) -> np.ndarray:
-        c = DecodeCoefficients(**fixed, **values)
+        parameters: dict[str, Any] = values | fixed
+        c = LatentDecodeCoefficients(**parameters)
         time = mla_decode_time(c, device, b[i], context[i], h[i], CACHES[cache][1], cold=False)
         return np.asarray(time.kernel_s)
 
-    search = DECODE | {name: (low * 1.001, low, low * 1.01) for name, (_, low, _) in DECODE.items() if "window" in name}
-    return Problem(rows, source, "mla", search, predict, context * h, ["batch_size", "step", "num_heads"], fixed)
+    search = {name: bounds for name, bounds in latent_kernels.SEARCH.items() if name not in fixed}
+    sizes = ["batch_size", "step", "num_heads"]
+    # Long contexts of all numbers of heads alike: with few heads they are bound by memory, with many by arithmetic.
+    return Problem(rows, source, "mla", search, predict, context * h, sizes, fixed, latent_kernels.SETTINGS, context)
 
 
 OPERATORS: dict[str, Callable[[Path, str, str], Problem | None]] = {
@@ -242,13 +250,12 @@ OPERATORS: dict[str, Callable[[Path, str, str], Problem | None]] = {
 }
 
 
-def fit_one(problem: Problem, settings: fitting.Settings | None = None) -> dict[str, Any]:
+def fit_one(problem: Problem) -> dict[str, Any]:
     """Return the table of one fit."""
     rows, seconds = problem.rows, problem.rows.seconds.to_numpy()
     reserved = kernel_tables.held_out(rows, problem.family)
-    values = fitting.fit(
-        problem.search, problem.predict, seconds, problem.work, ~reserved, settings or fitting.Settings()
-    )
+    weight = problem.work if problem.weight is None else problem.weight
+    values = fitting.fit(problem.search, problem.predict, seconds, weight, ~reserved, problem.settings)
     test, train = np.flatnonzero(reserved), rows[~reserved]
     held = fitting.errors(
         problem.predict(values, test), seconds[test], problem.work[test],

@@ -53,6 +53,11 @@ HOPPER_NOTES = {
     "fp8-block": "what vLLM runs on Hopper with expert parallelism",
     "fp8-block-triton": "what vLLM runs on Hopper without expert parallelism",
 }
+#: Table whose one training family cannot tell pairs from bytes of rows or numbers of experts: these coefficients are
+#: those of the same kernel on a device where many families were measured.
+BORROWING = "bf16-cutlass"
+LENDER = ("rtx-pro-6000", "bf16")
+BORROWED = ("pair_s", "local_expert_s", "hit_expert_s", "all_rows_ratio", "own_rows_ratio")
 TILES = [(rows, columns) for rows in (16, 32, 64, 128) for columns in (64, 128)]
 #: A kernel with fewer training rows is not fitted; the slowdown of odd widths needs this many rows of them.
 MIN_ROWS = 700
@@ -167,7 +172,8 @@ def fit_kernel(rows: Rows, device: Device, table: str, operands: Operands, sourc
     """
     frame, work, everything = rows.frame, rows.work, np.arange(len(rows.frame))
     held = kernel_tables.held_out(frame, "moe")
-    values = fit_coefficients(rows, device, operands, ~held, N_STARTS)
+    lent = borrowed(table)
+    values = fit_coefficients(rows, device, operands, ~held, N_STARTS, lent)
     predicted, tested, note = np.empty(len(frame)), held, ""
     predicted[:] = rows.predict(MoeCoefficients(**values), device, everything)
     n_families = kernel_tables.n_families(frame[held], "moe")
@@ -179,12 +185,14 @@ def fit_kernel(rows: Rows, device: Device, table: str, operands: Operands, sourc
             folds = frame.groupby(["moe_tp_size", "moe_ep_size"]).ngroup().to_numpy() % 3
         note = f"no family is reserved: errors are those of refits that leave out one {names[0]} at a time"
         for fold in np.unique(folds):
-            left = fit_coefficients(rows, device, operands, folds != fold, N_STARTS // 2)
+            left = fit_coefficients(rows, device, operands, folds != fold, N_STARTS // 2, lent)
             out = np.flatnonzero(folds == fold)
             predicted[out] = rows.predict(MoeCoefficients(**left), device, out)
     note = "; ".join(
         part for part in (HOPPER_NOTES.get(table, "") if device.architecture == "hopper" else "", note) if part
     )
+    if lent:
+        note = f"{', '.join(lent)} are those of {LENDER[0]}, where the kernel was fitted to many families"
     errors = fitting.errors(predicted[tested], rows.seconds[tested], work[tested], int(n_families))
     train = frame[~held]
     ranges = {
@@ -198,8 +206,16 @@ def fit_kernel(rows: Rows, device: Device, table: str, operands: Operands, sourc
     return fitting.table(source, note, ranges, len(train), kernel_tables.n_families(train, "moe"), errors, values)
 
 
+def borrowed(table: str) -> dict[str, float]:
+    """Return the coefficients that a table takes from another device."""
+    if table != BORROWING:
+        return {}
+    lender = coefficient_file.load_fit(LENDER[0], "moe", LENDER[1], MoeCoefficients).coefficients
+    return {name: getattr(lender, name) for name in BORROWED}
+
+
 def fit_coefficients(
-    rows: Rows, device: Device, operands: Operands, train: np.ndarray, n_starts: int
+    rows: Rows, device: Device, operands: Operands, train: np.ndarray, n_starts: int, lent: dict[str, float]
 ) -> dict[str, Any]:
     """Return the coefficients that best explain the training rows."""
     padded = "trtllm" in rows.frame.kernel_source.iloc[0]
@@ -212,6 +228,8 @@ def fit_coefficients(
     if padded or ((rows.shape.width % 16 != 0) & train).sum() < MIN_MISALIGNED:
         fixed["misaligned_ratio"] = 1.0
         del search["misaligned_ratio"]
+    fixed |= lent
+    search = {name: bounds for name, bounds in search.items() if name not in lent}
 
     def predict(values: dict[str, float], which: np.ndarray) -> np.ndarray:
         coefficients: dict[str, Any] = fixed | values

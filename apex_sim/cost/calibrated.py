@@ -25,7 +25,7 @@ from apex_sim.cost.forms.linear_attention import (
     linear_decode_time,
     linear_prefill_time,
 )
-from apex_sim.cost.forms.mla_attention import mla_decode_time, mla_prefill_time
+from apex_sim.cost.forms.mla_attention import LatentDecodeCoefficients, mla_decode_time, mla_prefill_time
 from apex_sim.cost.forms.moe import MoeCoefficients, MoeShape, moe_time
 from apex_sim.cost.forms.prefill_attention import Heads, PrefillBatch, PrefillCoefficients, prefill_attention_time
 from apex_sim.cost.forms.routing import Routing, expert_load
@@ -169,7 +169,7 @@ class Calibrated:
 
     def latent_decode(self, work: DecodeWork, sizes: LatentSizes) -> Parts:
         """Price one decode launch of latent attention on a cold cache."""
-        fit = self._fit("mla_decode_attention", f"{sizes.kv_dtype}-kv", DecodeCoefficients)
+        fit = self._fit("mla_decode_attention", f"{sizes.kv_dtype}-kv", LatentDecodeCoefficients)
         if fit is None or not sizes.is_measured:
             return self.fallback.latent_decode(work, sizes)
         time = mla_decode_time(

@@ -10,7 +10,7 @@ import pytest
 
 from apex_sim.cost.coefficient_file import Fit, calibrated_devices, fitted_precisions, load_fit
 from apex_sim.cost.forms.decode_attention import DecodeCoefficients, decode_attention_time
-from apex_sim.cost.forms.mla_attention import mla_decode_time, mla_prefill_time
+from apex_sim.cost.forms.mla_attention import LatentDecodeCoefficients, mla_decode_time, mla_prefill_time
 from apex_sim.cost.forms.prefill_attention import (
     Heads,
     PrefillBatch,
@@ -42,6 +42,11 @@ def prefill(device: str, cache: str) -> PrefillCoefficients:
 def decode(device: str, cache: str) -> DecodeCoefficients:
     """Return the coefficients of one decode fit."""
     return load_fit(device, "decode_attention", cache, DecodeCoefficients).coefficients
+
+
+def latent_decode(device: str, cache: str) -> LatentDecodeCoefficients:
+    """Return the coefficients of one latent decode fit."""
+    return load_fit(device, "mla_decode_attention", cache, LatentDecodeCoefficients).coefficients
 
 
 def test_pairs_of_uniform_batches_by_hand() -> None:
@@ -148,11 +153,57 @@ def test_decode_scalars_and_arrays_agree_and_cold_is_never_faster(device: str, c
 def test_latent_decode_reads_each_latent_once_and_pays_for_every_head(device: str, cache: str) -> None:
     """576 numbers for each token; 2 (576 + 512) FLOP for each token and head."""
     hardware = load_device(device)
-    c = load_fit(device, "mla_decode_attention", cache, DecodeCoefficients).coefficients
-    few, many = (mla_decode_time(c, hardware, 256, 256 * 8192, h, BYTES[cache]) for h in (16, 128))
+    c = latent_decode(device, cache)
+    few, some, many = (mla_decode_time(c, hardware, 256, 256 * 8192, h, BYTES[cache]) for h in (16, 64, 128))
     assert float(many.kernel_s) >= 256 * 8192 * 576 * BYTES[cache] / hardware.memory_bytes_per_s
     assert float(many.compute_s) == pytest.approx(2 * (576 + 512) * 128 * 256 * 8192 / hardware.peak_flops["bf16"])
-    assert float(few.kernel_s) < float(many.kernel_s)
+    assert float(few.kernel_s) < float(some.kernel_s)
+
+
+@pytest.mark.parametrize(("device", "cache"), [("a100-sxm-80gb", "bf16-kv"), ("l40s", "fp8-kv")])
+def test_latent_decode_in_tiles_pays_for_whole_tiles(device: str, cache: str) -> None:
+    """1 to 64 heads are one tile; its two blocks leave most SMs idle until there are sequences enough for all."""
+    hardware, c = load_device(device), latent_decode(device, cache)
+
+    def seconds(n_sequences: int, n_heads: int) -> float:
+        return float(mla_decode_time(c, hardware, n_sequences, n_sequences * 8192, n_heads, BYTES[cache]).kernel_s)
+
+    assert seconds(4, 64) == pytest.approx(seconds(4, 1), rel=0.02)
+    assert seconds(16, 64) == pytest.approx(seconds(1, 64), rel=0.1)
+    rounds = 2 * 1024 / (2 * hardware.n_sms)
+    least = rounds * c.shared_ratio * seconds(1, 64)
+    assert 0.9 * least < seconds(1024, 64) < 2.1 * least
+    assert 1.3 * seconds(1024, 64) < seconds(1024, 128) <= 2.0 * seconds(1024, 64)
+
+
+def test_latent_decode_splits_contexts_until_the_sms_are_full() -> None:
+    """On an H100 one long context takes no longer than as many keys in 64 sequences; unsplit it takes far longer."""
+    split, whole = latent_decode("h100-sxm", "bf16-kv"), latent_decode("a100-sxm-80gb", "bf16-kv")
+    tokens = 64 * 16384
+    for c, device, low, high in ((split, "h100-sxm", 0.8, 1.2), (whole, "a100-sxm-80gb", 20.0, 64.0)):
+        one, many = (mla_decode_time(c, load_device(device), b, tokens, 16, 2.0).kernel_s for b in (1, 64))
+        assert low < float(one / many) < high
+
+
+@pytest.mark.parametrize(("device", "cache"), fits("mla_decode_attention"))
+def test_latent_decode_of_arrays_is_that_of_scalars_and_cold_never_faster(device: str, cache: str) -> None:
+    """Batches of one sequence to a thousand, with 1 to 128 heads."""
+    hardware, c = load_device(device), latent_decode(device, cache)
+    b, t, h = (np.array(v, dtype=float) for v in ([1, 7, 128, 1024], [5, 70000, 12800, 2**23], [1, 32, 128, 64]))
+    cold = mla_decode_time(c, hardware, b, t, h, BYTES[cache]).kernel_s
+    single = [float(mla_decode_time(c, hardware, *row, BYTES[cache]).kernel_s) for row in zip(b, t, h, strict=True)]
+    assert cold == pytest.approx(single, rel=1e-12)
+    assert np.all(cold >= mla_decode_time(c, hardware, b, t, h, BYTES[cache], cold=False).kernel_s)
+
+
+@pytest.mark.parametrize(("device", "cache"), fits("mla_decode_attention"))
+def test_recorded_errors_of_latent_decode_keep_the_floors(device: str, cache: str) -> None:
+    """Bias within 5 %, and the largest tenth no worse than twice the rest."""
+    fit = load_fit(device, "mla_decode_attention", cache, LatentDecodeCoefficients)
+    assert fit.held_out.n_rows >= 200
+    assert fit.held_out.median_frac <= 0.06
+    assert abs(fit.held_out.bias_frac) <= 0.05
+    assert fit.held_out.top_decile_median_frac <= 2 * fit.held_out.median_frac
 
 
 @pytest.mark.parametrize(("device", "cache"), fits("mla_prefill_attention"))

@@ -115,6 +115,19 @@ def test_experts_are_split_by_tensor_parallelism_and_those_without_a_gate_are_kn
     assert table.sizes["routing_exponent"].tolist() == [0, 1.2]
 
 
+def test_the_old_collector_measured_every_layer_with_a_gate(write: Writer, tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {
+        "kernel_source": ["vllm_fused_moe"], "moe_dtype": ["bfloat16"], "num_tokens": [8], "hidden_size": [2688],
+        "inter_size": [1856], "topk": [6], "num_experts": [128], "moe_tp_size": [1], "moe_ep_size": [1],
+        "distribution": ["power_law_1.2"], "latency": [1.0],
+    }  # fmt: skip
+    for kernel, matrices in (("vllm_fused_moe", 3.0), ("k", 2.0)):
+        write("h100_sxm/moe/vllm/1.0/moe_perf.parquet", columns | {"kernel_source": [kernel]})
+        table = read_parquet_table(tmp_path, "h100-sxm", "moe", "bf16", "vllm")
+        assert table is not None
+        assert table.sizes["n_matrices"].tolist() == [matrices]
+
+
 def test_messages_are_counted_in_elements_of_two_bytes(write: Writer, tmp_path: Path) -> None:
     columns = {"kernel_source": ["NCCL"] * 2, "op_name": ["all_reduce", "alltoall"], "nccl_dtype": ["half"] * 2,
                "num_gpus": [8, 8], "message_size": [1024, 4096], "latency": [0.02, 0.03]}  # fmt: skip

@@ -17,7 +17,7 @@ from apex_sim.cost.forms.collectives import (
 )
 from apex_sim.cost.forms.decode_attention import DecodeCoefficients, decode_attention_time
 from apex_sim.cost.forms.gemm import GemmCoefficients, gemm_time, quantise_time
-from apex_sim.cost.forms.mla_attention import mla_decode_time, mla_prefill_time
+from apex_sim.cost.forms.mla_attention import LatentDecodeCoefficients, mla_decode_time, mla_prefill_time
 from apex_sim.cost.forms.moe import MoeCoefficients, MoeShape, moe_time
 from apex_sim.cost.forms.prefill_attention import Heads, PrefillBatch, PrefillCoefficients, prefill_attention_time
 from apex_sim.cost.forms.routing import ExpertLoad, expert_load
@@ -32,7 +32,7 @@ _COEFFICIENTS: Final[dict[str, type[Any]]] = {
     "prefill_attention": PrefillCoefficients,
     "decode_attention": DecodeCoefficients,
     "mla_prefill_attention": PrefillCoefficients,
-    "mla_decode_attention": DecodeCoefficients,
+    "mla_decode_attention": LatentDecodeCoefficients,
     "moe": MoeCoefficients,
     **dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), CollectiveCoefficients),
 }
@@ -109,7 +109,7 @@ def _mla_prefill(c: PrefillCoefficients, precision: str, device: Device, s: Size
     return mla_prefill_time(c, device, _batch(s), s["n_heads"])
 
 
-def _mla_decode(c: DecodeCoefficients, precision: str, device: Device, s: Sizes, cold: bool) -> KernelTime:
+def _mla_decode(c: LatentDecodeCoefficients, precision: str, device: Device, s: Sizes, cold: bool) -> KernelTime:
     return mla_decode_time(
         c, device, s["n_sequences"], s["context_tokens"], s["n_heads"], KV_BYTES[precision], cold=cold
     )

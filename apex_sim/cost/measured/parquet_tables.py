@@ -18,7 +18,15 @@ import numpy as np
 
 from apex_sim.cost.forms.shares import Floats
 from apex_sim.cost.measured.kernel_table import KernelTable, split_precision
-from apex_sim.cost.measured.parquet_layouts import CUSTOM_ALL_REDUCE, LAYOUTS, Columns, Layout, precisions_of
+from apex_sim.cost.measured.parquet_layouts import (
+    CUSTOM_ALL_REDUCE,
+    EVERY_GATED,
+    GATED_KERNELS,
+    LAYOUTS,
+    Columns,
+    Layout,
+    precisions_of,
+)
 from apex_sim.errors import InputError, UnknownNameError, UnsupportedError
 
 #: A table of the package has 0.1 million rows; a stranger's must not fill the memory.
@@ -132,6 +140,7 @@ def _read(
         return None
     columns = {name: values[which] for name, values in numbers.items()}
     _check(path, which, columns)
+    added = {EVERY_GATED: np.full(len(which), float(kernel in GATED_KERNELS))}
     return KernelTable(
         operator=operator,
         precision=precision,
@@ -139,7 +148,7 @@ def _read(
         source=f"{path.relative_to(folder)}, {layout.precision_column} {layout.precisions[number_format]}, {kernel}",
         path=path,
         rows=which + 1,
-        sizes=layout.sizes({**dict.fromkeys(layout.optional, np.zeros(len(which))), **columns}),
+        sizes=layout.sizes({**dict.fromkeys(layout.optional, np.zeros(len(which))), **added, **columns}),
         seconds=columns["latency"] * 1e-3,
         family={name: columns[name] for name in layout.family if name in columns},
     )
