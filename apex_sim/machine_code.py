@@ -20,7 +20,13 @@ import numba
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Files of the package with compiled functions.
-SOURCES: Final = ("cost/look_up.py", "cost/step_price.py", "cost/step_tables.py")
+SOURCES: Final = (
+    "cost/decode_line.py",
+    "cost/look_up.py",
+    "cost/step_price.py",
+    "cost/step_tables.py",
+    "instance/kernel/*.py",
+)
 #: Environment variable that names another cache folder.
 CACHE_VARIABLE: Final = "APEX_SIM_CACHE"
 
@@ -30,15 +36,35 @@ def compiled(function: Function) -> Function:
 
     IEEE arithmetic as written: no reassociation, no fused multiply-add, so that equal inputs give equal bits.
     """
+    return _compile(function)
+
+
+def inner(function: Function) -> Function:
+    """Compile `function` as `compiled` does, for callers that are compiled as well: Python cannot call it."""
+    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+
+def _compile(function: Function, **options: bool) -> Function:
+    """Compile without Numba's reference counts: nothing is allocated, and counting took 20 times the work itself."""
     folder = _cache_folder()
     settings: Any = numba.config
+    njit: Any = numba.njit
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder or before)
     try:
-        decorated: Any = numba.njit(cache=folder is not None)(function)
+        decorated: Any = njit(cache=folder is not None, _nrt=False, **options)(function)
     finally:
         settings.CACHE_DIR = before
     return cast("Function", decorated)
+
+
+def announce(function: Callable[..., Any], what: str) -> None:
+    """Say that `what` is being compiled if neither this process nor the cache folder has its machine code."""
+    folder = _cache_folder()
+    if getattr(function, "signatures", True) or (folder and any(folder.rglob(f"*.{function.__name__}-*.nbi"))):
+        return
+    once = "once; it is kept for later" if folder else "for this process only"
+    print(f"apex-sim: compiling {what} ({once}), some 15 s", file=sys.stderr, flush=True)
 
 
 @lru_cache(maxsize=1)
@@ -69,6 +95,7 @@ def _user_cache() -> Path:
 
 def _digest() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for name in SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+    for pattern in SOURCES:
+        for path in sorted(Path(__file__).parent.glob(pattern)):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

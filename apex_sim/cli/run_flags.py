@@ -11,6 +11,9 @@ JOBS: Final = click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; else decided by the work at hand."
 )
 CHECK: Final = click.option("--check", is_flag=True, help="Assert the simulator's invariants in every run.")
+REFERENCE: Final = click.option(
+    "--reference", is_flag=True, help="Run the readable engine instead of the compiled one: the same, slowly."
+)
 OUT: Final = click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -35,11 +35,19 @@ Examples:
 @with_study_flags
 @run_flags.JOBS
 @run_flags.CHECK
+@run_flags.REFERENCE
 @run_flags.OUT
 @run_flags.NO_FILES
 @run_flags.JSON
 def search_command(
-    study: str | None, jobs: int | None, check: bool, out: Path | None, no_files: bool, as_json: bool, **flags: Any
+    study: str | None,
+    jobs: int | None,
+    check: bool,
+    reference: bool,
+    out: Path | None,
+    no_files: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Simulate every plan and rank them.
 
@@ -53,7 +61,7 @@ def search_command(
     default = DEFAULT_FOLDER / file_name(question.name)
     folder = choose_folder(out, no_files=no_files, as_json=as_json, default=default, names=_FILES)
     with progress_bar("Simulating plans") as progress:
-        result = answer_study(question, n_jobs=jobs, progress=progress, check=check)
+        result = answer_study(question, n_jobs=jobs, progress=progress, check=check, reference=reference)
     document = search_document(result)
     if folder:
         from apex_sim.report.csv_text import search_csv

@@ -36,11 +36,12 @@ Examples:
 @click.command("simulate", cls=StudyCommand, epilog=_EPILOG)
 @with_study_flags
 @run_flags.CHECK
+@run_flags.REFERENCE
 @run_flags.OUT
 @run_flags.NO_FILES
 @run_flags.JSON
 def simulate_command(
-    study: str | None, check: bool, out: Path | None, no_files: bool, as_json: bool, **flags: Any
+    study: str | None, check: bool, reference: bool, out: Path | None, no_files: bool, as_json: bool, **flags: Any
 ) -> None:
     """Simulate one plan, request by request.
 
@@ -57,7 +58,7 @@ def simulate_command(
     (plan,) = space.feasible or (space.infeasible[0].plan,)
     default = DEFAULT_FOLDER / file_name(question.name) / file_name(plan.label)
     folder = choose_folder(out, no_files=no_files, as_json=as_json, default=default, names=_FILES)
-    simulation = simulate_study(question, check=check)
+    simulation = simulate_study(question, check=check, reference=reference)
     document = simulation_document(simulation)
     if folder:
         from apex_sim.report.csv_text import simulation_csv

@@ -9,7 +9,7 @@ import numpy as np
 from apex_sim.cost import step_tables as at
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_tables import Ints
-from apex_sim.machine_code import compiled
+from apex_sim.machine_code import compiled, inner
 
 #: Token tables hold every count up to here, and then each edge of a GEMM tile with its neighbours on both sides:
 #: kernels take another tile beyond an edge (1,025), and other schedules from one on (8,192 in vLLM's fp8 GEMM).
@@ -36,7 +36,7 @@ def locate(n_tokens: int) -> tuple[int, float]:
     return knot + 1, (rest - 1) / (TILE_TOKENS - 2)
 
 
-@compiled
+@inner
 def knot_of(numbers: Floats, first: int, n_knots: int, value: float) -> int:
     """Return the index of the knot at or below `value` among `n_knots` ascending ones, at most the last but one."""
     low, high = 0, n_knots - 1
@@ -49,14 +49,14 @@ def knot_of(numbers: Floats, first: int, n_knots: int, value: float) -> int:
     return low
 
 
-@compiled
+@inner
 def share_of(numbers: Floats, knot: int, value: float) -> float:
     """Return how far `value` lies from a knot to the next; the last interval goes on beyond its end."""
     share: float = (value - numbers[knot]) / (numbers[knot + 1] - numbers[knot])
     return share
 
 
-@compiled
+@inner
 def look_up_prefill(numbers: Floats, layout: Ints, group: int, sums: Floats) -> tuple[float, float, float, float]:
     """Return kernel, compute and memory time of a group's prefill launch, and 1 if it lies outside the data.
 
@@ -92,7 +92,7 @@ def look_up_prefill(numbers: Floats, layout: Ints, group: int, sums: Floats) -> 
     return kernel_s, compute_s, memory_s, outside
 
 
-@compiled
+@inner
 def equal_past(queries: float, mean_keys: float, window: int) -> tuple[float, float]:
     """Return behind which past equal sequences see `mean_keys` on average, as a knot of the table, and their keys.
 
@@ -113,7 +113,7 @@ def equal_past(queries: float, mean_keys: float, window: int) -> tuple[float, fl
     return share, min(past + queries, window + queries - 1.0)
 
 
-@compiled
+@inner
 def key_factors(
     numbers: Floats, layout: Ints, group: int, n_sequences: float, queries: float, past: float, ratio: float
 ) -> tuple[float, float]:

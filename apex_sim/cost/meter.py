@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StageModel, StagePrice
 
@@ -38,6 +40,21 @@ class StageMeter:
         self.launch_s = 0.0
         self.slowdown_s = 0.0
         self.dynamic_j = 0.0
+
+    @classmethod
+    def of_counts(
+        cls, stage: StageModel, token_visits: Floats, head_visits: Floats, attention_s: Floats, totals: Any
+    ) -> StageMeter:
+        """Return the meter of a stage that the compiled engine has counted; `totals` is its record."""
+        meter = cls(stage)
+        meter._token_visits[:] = token_visits[: len(meter._token_visits)]
+        meter._head_visits[:] = head_visits[: len(meter._head_visits)]
+        meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
+        meter._attention_outside_s = float(totals["outside_s"])
+        meter.n_steps = int(totals["n_steps"])
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "dynamic_j"):
+            setattr(meter, name, float(totals[name]))
+        return meter
 
     def count(self, batch: StepBatch, price: StagePrice, exposed_host_s: float) -> None:
         """Add one step and the host time that delayed it."""

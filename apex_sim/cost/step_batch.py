@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +39,8 @@ def read_keys(past_tokens: int, chunk_tokens: int, window: Window) -> int:
 class StepBatch:
     """Sums over the sequences of one step; lists have one entry for each attention window of the model.
 
-    `n_tokens` counts prompt chunks and decode tokens, `n_sampled` the sequences that emit a token at the end.
+    `n_tokens` counts prompt chunks and decode tokens, `n_sampled` the sequences that emit a token at the end; `growing`
+    counts the decodes that see another key in the next step, and `room` in how many steps the first of them will not.
     """
 
     windows: tuple[Window, ...]
@@ -52,12 +54,16 @@ class StepBatch:
     prefill_pairs: list[int] = field(default_factory=list)
     prefill_keys: list[int] = field(default_factory=list)
     decode_keys: list[int] = field(default_factory=list)
+    growing: list[int] = field(default_factory=list)
+    room: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Start all sums at zero."""
         self.prefill_pairs = [0] * len(self.windows)
         self.prefill_keys = [0] * len(self.windows)
         self.decode_keys = [0] * len(self.windows)
+        self.growing = [0] * len(self.windows)
+        self.room = [math.inf] * len(self.windows)
 
     def add(self, past_tokens: int, new_tokens: int, samples: bool, is_decode: bool) -> None:
         """Add one sequence with `past_tokens` in the KV cache and `new_tokens` to compute."""
@@ -71,6 +77,9 @@ class StepBatch:
             self.n_decode += 1
             for index, window in enumerate(self.windows):
                 self.decode_keys[index] += context if window is None or context < window else window
+                if window is None or context < window:
+                    self.growing[index] += 1
+                    self.room[index] = min(self.room[index], math.inf if window is None else window - context)
             return
         self.n_prefill_tokens += new_tokens
         self.n_prefill_sequences += 1

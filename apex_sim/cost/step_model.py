@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
 from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
@@ -73,6 +74,22 @@ class StageModel:
         return StagePrice(
             device_s, dynamic_j, launch_s, slowdown_s, knot, fraction, tuple(prefill_s), tuple(decode_s), outside_s
         )
+
+    def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
+        """Return for how many steps a decode batch that costs `price` grows along one line, and what each adds."""
+        growing, room = np.array(batch.growing, dtype=np.float64), np.array(batch.room)
+        growth = np.zeros((2, len(self.attention)))
+        n_steps, growth_s, _ = price_line(
+            self.tables.numbers,
+            self.tables.layout,
+            batch.sums(),
+            growing,
+            room,
+            price.dynamic_j,
+            price.device_s,
+            growth,
+        )
+        return n_steps, growth_s
 
     def with_power(self, power: PowerModel) -> StageModel:
         """Return the stage with another power model."""

@@ -9,10 +9,10 @@ from apex_sim.cost import step_tables as at
 from apex_sim.cost.look_up import knot_of, locate, look_up_prefill, share_of
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_tables import Ints
-from apex_sim.machine_code import compiled
+from apex_sim.machine_code import compiled, inner
 
 
-@compiled
+@inner
 def graph_tokens(layout: Ints, sums: Floats) -> tuple[bool, int]:
     """Return whether the step runs inside a CUDA graph, and the tokens that it is padded to."""
     n_tokens, n_graphs, first = int(sums[at.N_TOKENS]), layout[at.N_GRAPHS], layout[at.GRAPHS_AT]
@@ -107,7 +107,7 @@ def price_step(
     return device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction
 
 
-@compiled
+@inner
 def decode_cell(numbers: Floats, layout: Ints, group: int, sums: Floats) -> tuple[int, float]:
     """Return the position of a decode launch's cell and how far towards the next the mean context lies."""
     n_decode = int(sums[at.N_DECODE])

@@ -27,6 +27,8 @@ def least_outstanding(n_routed: int, outstanding: list[int]) -> int:
     return outstanding.index(min(outstanding))
 
 
+#: Routers that look at how many requests came before only.
+BLIND_ROUTERS = ("round-robin",)
 ROUTERS: dict[str, Router] = {"round-robin": round_robin, "least-outstanding": least_outstanding}
 
 

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import simpy
 
-from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.clock import DECISIONS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
+from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
 from apex_sim.instance.scheduler_queue import SchedulerQueue
 from apex_sim.instance.sequence import Entry, Sequence
@@ -56,29 +56,6 @@ class InFlight:
     end_s: float
 
 
-class Pipeline:
-    """Stages in a row; each serves one batch at a time, in order of arrival."""
-
-    def __init__(self, step_model: StepModel) -> None:
-        self.meters = [StageMeter(stage) for stage in step_model.stages]
-        self._stages = step_model.stages
-        self.free_s = [0.0] * len(self._stages)
-        self.idle_s = [0.0] * len(self._stages)
-
-    def run(self, batch: StepBatch, decided_s: float, ready_s: float) -> tuple[float, float]:
-        """Send `batch`, decided and ready at these times, through all stages; return when it starts and ends."""
-        arrives_s, start_s = ready_s, ready_s
-        for index, (stage, meter) in enumerate(zip(self._stages, self.meters, strict=True)):
-            price = stage.price(batch)
-            begin_s = max(arrives_s, self.free_s[index])
-            host_s = begin_s - max(self.free_s[index], min(decided_s, begin_s)) if index == 0 else 0.0
-            meter.count(batch, price, host_s)
-            self.idle_s[index] += begin_s - self.free_s[index] - host_s
-            self.free_s[index] = arrives_s = begin_s + price.device_s
-            start_s = begin_s if index == 0 else start_s
-        return start_s, arrives_s
-
-
 class ReferenceInstance:
     """One instance on the SimPy clock.
 
@@ -108,13 +85,13 @@ class ReferenceInstance:
         self._listener = listener
         self._policy = policy or POLICIES[shape.scheduler.policy]
         self._checks = check or policy is not None
-        self.pipeline = Pipeline(step_model)
         self.steps = StepRecords()
         self.gaps = LatencyHistogram()
         self._host = simpy.Resource(env, capacity=1)
         settings, preset = shape.scheduler, shape.preset
         n_queues = shape.pp if preset.queue_per_batch else 1
         self._depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+        self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
         self.queues = [
             SchedulerQueue(
                 settings,
@@ -177,8 +154,10 @@ class ReferenceInstance:
             n_waiting = sum(len(each.waiting) for each in self.queues)
             n_running = sum(len(each.running) for each in self.queues)
             n_used = sum(each.pool.n_used for each in self.queues)
-            yield self._env.timeout(self._step_model.host_s(batch))
-        start_s, end_s = self.pipeline.run(batch, decided_s, self._env.now)
+            host_s = self._step_model.host_s(batch)
+            yield self._env.timeout(host_s)
+        requests = tuple(entry.sequence.request for entry in entries)
+        start_s, end_s = self.pipeline.run(batch, requests, decided_s, host_s, self._env.now)
         self.steps.add(
             decided_s,
             start_s,

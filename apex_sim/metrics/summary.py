@@ -74,9 +74,7 @@ def latency_sample_s(requests: RequestRecords, latency: str) -> NDArray[np.float
 
 def _kv_used_max_frac(run: FleetRun) -> float | None:
     shares = [
-        float(instance.steps.column("n_blocks_used").max()) / instance.memory.n_blocks
-        for instance in run.instances
-        if len(instance.steps)
+        instance.steps.most_blocks_used / instance.memory.n_blocks for instance in run.instances if len(instance.steps)
     ]
     return max(shares) if shares else None
 

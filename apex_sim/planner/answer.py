@@ -92,7 +92,12 @@ class SearchResult:
 
 
 def answer_study(
-    study: Study, *, n_jobs: int | None = None, progress: Progress | None = None, check: bool = False
+    study: Study,
+    *,
+    n_jobs: int | None = None,
+    progress: Progress | None = None,
+    check: bool = False,
+    reference: bool = False,
 ) -> SearchResult:
     """Simulate every plan of the study's space and rank them.
 
@@ -101,6 +106,7 @@ def answer_study(
     n_jobs : worker processes; None decides by the work at hand.  The result does not depend on it.
     progress : told after each plan.
     check : assert the numbered invariants in every run.
+    reference : run the readable engine instead of the compiled one.
 
     Raises
     ------
@@ -108,7 +114,7 @@ def answer_study(
     """
     space = enumerate_space(study)
     evaluations = []
-    for evaluation in _evaluate_all(study, space.feasible, n_jobs, check):
+    for evaluation in _evaluate_all(study, space.feasible, n_jobs, check, reference):
         evaluations.append(evaluation)
         if progress:
             progress(len(evaluations), len(space.feasible))
@@ -124,11 +130,13 @@ def answer_study(
     )
 
 
-def _evaluate_all(study: Study, plans: tuple[Plan, ...], n_jobs: int | None, check: bool) -> Iterator[Evaluation]:
+def _evaluate_all(
+    study: Study, plans: tuple[Plan, ...], n_jobs: int | None, check: bool, reference: bool
+) -> Iterator[Evaluation]:
     """Yield the evaluations in the order of `plans`, in this process or in several."""
     if not plans:
         return
-    first = evaluate(study, plans[0], check=check)
+    first = evaluate(study, plans[0], check=check, reference=reference)
     yield first
     rest = plans[1:]
     n_cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
@@ -136,12 +144,12 @@ def _evaluate_all(study: Study, plans: tuple[Plan, ...], n_jobs: int | None, che
     pays = first.cpu_s * len(rest) * (1 - 1 / jobs) > _WORKER_START_S
     if jobs == 1 or len(rest) < 2 or not (n_jobs or pays):
         for plan in rest:
-            yield evaluate(study, plan, check=check)
+            yield evaluate(study, plan, check=check, reference=reference)
         return
     from joblib import Parallel, delayed
 
     results: Iterable[Any] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(evaluate)(study, plan, check=check) for plan in rest
+        delayed(evaluate)(study, plan, check=check, reference=reference) for plan in rest
     )
     yield from results
 

@@ -47,6 +47,7 @@ class Evaluation:
     cost_name: str
     provenance: str
     cost_shares: tuple[CostShare, ...] = ()
+    engine: str = "reference"
 
     @property
     def why(self) -> str:
@@ -90,21 +91,25 @@ def _back_end(name: str | None, device: Device, kernel_tables: Path | None) -> C
             return best_cost_model(device)
 
 
-def run_plan(study: Study, plan: Plan, *, check: bool = False) -> tuple[FleetRun, CompiledPlan]:
+def run_plan(
+    study: Study, plan: Plan, *, check: bool = False, reference: bool = False
+) -> tuple[FleetRun, CompiledPlan]:
     """Simulate `plan`, one of the study's space, on its workload; return what happened and what it was compiled to.
 
     Errors as in `apex_sim.fleet.fleet.simulate_plan`.
     """
     cost = cost_model_of(study)
     compiled = compile_plan(study.model, study.cluster, plan, cost)
-    run = simulate_plan(study.model, study.cluster, plan, study.workload, cost, check=check, compiled=compiled)
+    run = simulate_plan(
+        study.model, study.cluster, plan, study.workload, cost, check=check, reference=reference, compiled=compiled
+    )
     return run, compiled
 
 
-def evaluate(study: Study, plan: Plan, *, check: bool = False) -> Evaluation:
+def evaluate(study: Study, plan: Plan, *, check: bool = False, reference: bool = False) -> Evaluation:
     """Simulate `plan` and boil the run down to what ranking and reports need."""
     started = time.process_time()
-    run, compiled = run_plan(study, plan, check=check)
+    run, compiled = run_plan(study, plan, check=check, reference=reference)
     return summarise_run(study, run, compiled, time.process_time() - started)
 
 
@@ -119,11 +124,12 @@ def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: fl
         breakdown_s=run.operators_s(),
         memory=min((i.memory for i in run.instances), key=lambda memory: memory.kv_tokens).as_dict(),
         curves_s={name: _curve(run, name) for name in ("ttft", "tpot", "e2e")},
-        n_steps=sum(len(instance.steps) for instance in run.instances),
+        n_steps=sum(instance.steps.n_steps for instance in run.instances),
         cpu_s=cpu_s,
         cost_name=run.cost_name,
         provenance=run.provenance,
         cost_shares=cost_shares(run),
+        engine=run.engine,
     )
 
 

@@ -23,7 +23,7 @@ class Simulation:
     provenance: Provenance
 
 
-def simulate_study(study: Study, *, check: bool = False) -> Simulation:
+def simulate_study(study: Study, *, check: bool = False, reference: bool = False) -> Simulation:
     """Simulate the one plan of the study's space.
 
     Raises
@@ -42,6 +42,6 @@ def simulate_study(study: Study, *, check: bool = False) -> Simulation:
     if space.infeasible:
         raise InfeasiblePlanError(f"{space.infeasible[0].plan.label}: {space.infeasible[0].reason}")
     started = time.process_time()
-    run, compiled = run_plan(study, space.feasible[0], check=check)
+    run, compiled = run_plan(study, space.feasible[0], check=check, reference=reference)
     evaluation = summarise_run(study, run, compiled, time.process_time() - started)
     return Simulation(study, evaluation, run, provenance_of(study))

@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
-_SMALLEST_S: Final = 1e-6
+SMALLEST_S: Final = 1e-6
 _RATIO: Final = 1.01
-_LOG_RATIO: Final = math.log(_RATIO)
-_N_BINS: Final = 2400
+LOG_RATIO: Final = math.log(_RATIO)
+N_BINS: Final = 2400
 
 
 class LatencyHistogram:
@@ -25,14 +25,14 @@ class LatencyHistogram:
     """
 
     def __init__(self) -> None:
-        self.counts = [0] * _N_BINS
+        self.counts = [0] * N_BINS
         self.n = 0
         self.sum_s = 0.0
 
     def add(self, gap_s: float, count: int = 1) -> None:
         """Add `count` gaps of `gap_s` seconds."""
-        bin_index = int(math.log(gap_s / _SMALLEST_S) / _LOG_RATIO) if gap_s > _SMALLEST_S else 0
-        self.counts[min(bin_index, _N_BINS - 1)] += count
+        bin_index = int(math.log(gap_s / SMALLEST_S) / LOG_RATIO) if gap_s > SMALLEST_S else 0
+        self.counts[min(bin_index, N_BINS - 1)] += count
         self.n += count
         self.sum_s += gap_s * count
 
@@ -52,4 +52,4 @@ class LatencyHistogram:
         if not self.n:
             return math.nan
         index = int(np.searchsorted(np.cumsum(self.counts), max(q * self.n, 1)))
-        return _SMALLEST_S * math.exp(_LOG_RATIO * (min(index, _N_BINS - 1) + 0.5))
+        return SMALLEST_S * math.exp(LOG_RATIO * (min(index, N_BINS - 1) + 0.5))

@@ -56,8 +56,8 @@ class InstanceRun:
 class FleetRun:
     """One plan on one workload.
 
-    `makespan_s` runs from t=0 to the last event; `request_seconds` is the integral of the number of requests in the
-    system, kept while the run lasted.
+    `engine` is "compiled" or "reference"; `makespan_s` runs from t=0 to the last event; `request_seconds` is the
+    integral of the number of requests in the system, kept while the run lasted.
     """
 
     plan: Plan
@@ -68,6 +68,7 @@ class FleetRun:
     request_seconds: float
     cost_name: str
     provenance: str
+    engine: str = "reference"
 
     @property
     def energy_j(self) -> float:

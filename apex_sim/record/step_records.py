@@ -23,10 +23,32 @@ STEP_COLUMNS = (
 
 
 class StepRecords:
-    """Steps of one instance, one row each, in the order in which they were decided."""
+    """Steps of one instance in the order in which they were decided: one row each, or an even sample of them."""
 
     def __init__(self) -> None:
         self._values = array("d")
+        self._n_steps: int | None = None
+        self._most_blocks_used = 0.0
+
+    @classmethod
+    def sample(cls, rows: NDArray[np.float64], n_steps: int, most_blocks_used: float) -> StepRecords:
+        """Return a sample of `n_steps` steps, of which one held `most_blocks_used` KV blocks and none more."""
+        steps = cls()
+        steps._values.frombytes(rows.tobytes())
+        steps._n_steps, steps._most_blocks_used = n_steps, most_blocks_used
+        return steps
+
+    @property
+    def n_steps(self) -> int:
+        """Steps that were run, kept or not."""
+        return len(self) if self._n_steps is None else self._n_steps
+
+    @property
+    def most_blocks_used(self) -> float:
+        """KV blocks held as the fullest step was decided; 0 without steps."""
+        if self._n_steps is not None:
+            return self._most_blocks_used
+        return float(self.column("n_blocks_used").max()) if len(self) else 0.0
 
     def add(self, *row: float) -> None:
         """Append one step; values in the order of `STEP_COLUMNS`."""
@@ -35,7 +57,7 @@ class StepRecords:
         self._values.extend(row)
 
     def __len__(self) -> int:
-        """Number of steps."""
+        """Number of rows."""
         return len(self._values) // len(STEP_COLUMNS)
 
     def table(self) -> NDArray[np.float64]:

@@ -96,6 +96,7 @@ def evaluation_document(evaluation: Evaluation) -> Document:
         "memory": evaluation.memory,
         "intervals": None,
         "n_steps": evaluation.n_steps,
+        "engine": evaluation.engine,
         "cost_model": evaluation.cost_name,
         "cost_model_provenance": evaluation.provenance,
         "cost_shares": [asdict(share) for share in evaluation.cost_shares],

@@ -84,6 +84,9 @@ class ToyStage(StageModel):
         seconds = self.step_time(batch)
         return StagePrice(seconds, 2.0 * seconds, seconds, 0.0, 0, 0.0, (), (), 0.0)
 
+    def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
+        return 1, 0.0
+
 
 def _no_operators(n_knots: int) -> OperatorTable:
     zeros = np.zeros((1, n_knots))

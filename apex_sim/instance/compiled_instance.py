@@ -1,0 +1,201 @@
+"""How does one instance serve its requests, compiled?
+
+The same semantics as `ReferenceInstance`, for an instance whose requests do not depend on what happens elsewhere: their
+arrivals are known, or its own ends cause them (a closed loop).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apex_sim.cost.meter import StageMeter
+from apex_sim.cost.parts import Floats
+from apex_sim.cost.step_model import StepModel
+from apex_sim.cost.step_tables import Ints
+from apex_sim.errors import InvariantError
+from apex_sim.instance.kernel import state as at
+from apex_sim.instance.kernel.policies import COMPILED_POLICIES
+from apex_sim.instance.kernel.state import State
+from apex_sim.machine_code import announce
+from apex_sim.plan.memory import Memory
+from apex_sim.plan.shape import Shape
+from apex_sim.record.latency_histogram import N_BINS, LatencyHistogram
+from apex_sim.record.request_records import REJECTED, RUNNING
+from apex_sim.record.step_records import STEP_COLUMNS, StepRecords
+
+#: Steps that are kept, at most; every other one goes when there are more.
+_MOST_STEPS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Requests of one instance, in order of arrival; `limit` is the most output tokens that each may have.
+
+    Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
+    lets another arrive.
+    """
+
+    arrival_s: Floats
+    prompt_tokens: Ints
+    output_tokens: Ints
+    limit_tokens: Ints
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What came of them; times are NaN where they never happened."""
+
+    requests: at.Records
+    reasons: dict[int, str]
+    gaps: LatencyHistogram
+    steps: StepRecords
+    meters: tuple[StageMeter, ...]
+    idle_s: tuple[float, ...]
+    free_s: tuple[float, ...]
+    end_s: float
+    n_blocks_held: int
+    n_leapt_steps: int
+
+
+def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> Served:
+    """Serve `asked` to the end.
+
+    Raises
+    ------
+    InvariantError : INV-1, if requests can never end.
+    """
+    state = _start(shape, step_model, memory, asked)
+    advance = COMPILED_POLICIES[shape.scheduler.policy]
+    announce(advance, f"the engine for policy {shape.scheduler.policy}")
+    advance(state)
+    engine = state.engine[0]
+    if engine["error"] == at.STUCK:
+        raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
+    if engine["error"] == at.NO_PROGRESS:
+        raise InvariantError(
+            1, f"{engine['barren_steps']} steps without a token: sequences preempt each other for ever"
+        )
+    lost = int((state.requests["status"] == RUNNING).sum())
+    if lost:
+        raise InvariantError(1, f"{lost} requests never ended")
+    return _result(state, step_model)
+
+
+def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> State:
+    settings, preset, n = shape.scheduler, shape.preset, len(asked.prompt_tokens)
+    n_queues = shape.pp if preset.queue_per_batch else 1
+    depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+    n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
+    most_running = settings.max_num_seqs + 1
+    layouts = [stage.tables.layout for stage in step_model.stages]
+    numbers = [stage.tables.numbers for stage in step_model.stages]
+    state = State(
+        requests=_requests(asked),
+        queues=np.zeros(n_queues, dtype=at.QUEUE),
+        engine=np.zeros(1, dtype=at.ENGINE),
+        stages=np.zeros(n_stages, dtype=at.STAGE),
+        waiting=np.zeros((n_queues, n + 1), dtype=np.int64),
+        running=np.zeros((n_queues, most_running), dtype=np.int64),
+        entries=np.zeros((n_queues, 2 * most_running), dtype=at.ENTRY),
+        flights=np.zeros((n_queues, depth, most_running), dtype=at.ENTRY),
+        flight_sizes=np.zeros((n_queues, depth), dtype=np.int64),
+        flight_ends_s=np.zeros((n_queues, depth)),
+        coming_s=np.zeros(n),
+        coming=np.zeros(n, dtype=np.int64),
+        host_waiters=np.zeros(n_queues, dtype=np.int64),
+        window_lists=np.array(memory.layout.window_lists, dtype=np.int64).reshape(-1, 2),
+        windows=np.array([window or 0 for window in step_model.windows], dtype=np.int64),
+        numbers=np.concatenate(numbers),
+        layout=np.concatenate(layouts),
+        token_visits=np.zeros((n_stages, max(len(stage.tokens.totals_s) for stage in step_model.stages) + 1)),
+        head_visits=np.zeros((n_stages, max(len(stage.head.totals_s) for stage in step_model.stages))),
+        attention_s=np.zeros((n_stages, 2, n_groups)),
+        gaps=np.zeros(N_BINS, dtype=np.int64),
+        steps=np.zeros((_MOST_STEPS, len(STEP_COLUMNS))),
+        sampling=np.array([0, 1, 1, 0], dtype=np.int64),
+        sums=np.zeros(len(step_model.windows) * 3 + 6),
+        growing=np.zeros(len(step_model.windows)),
+        room=np.zeros(len(step_model.windows)),
+        line=np.zeros((3, n_groups)),
+        price_s=np.zeros((2, n_groups)),
+        preempted=np.zeros(most_running, dtype=np.int64),
+    )
+    _settle(state.engine[0], shape, memory, depth, asked.concurrency or 0)
+    for queue in state.queues:
+        queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
+        queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
+    numbers_at = layout_at = 0
+    for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
+        stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
+        stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(own_layout)
+        numbers_at, layout_at = numbers_at + len(own_numbers), layout_at + len(own_layout)
+    _let_arrive(state, asked)
+    return state
+
+
+def _requests(asked: Asked) -> at.Records:
+    requests = np.zeros(len(asked.prompt_tokens), dtype=at.REQUEST)
+    requests["prompt"], requests["output"] = asked.prompt_tokens, asked.output_tokens
+    requests["limit"], requests["status"] = asked.limit_tokens, RUNNING
+    for name in ("arrival_s", "queued_s", "scheduled_s", "first_s", "finish_s", "last_s"):
+        requests[name] = np.nan
+    return requests
+
+
+def _settle(engine: Any, shape: Shape, memory: Memory, depth: int, concurrency: int) -> None:
+    settings, host = shape.scheduler, shape.preset.host
+    engine["max_num_seqs"], engine["budget"] = settings.max_num_seqs, settings.max_num_batched_tokens
+    engine["max_model_len"], engine["block_size"] = settings.max_model_len, memory.layout.block_size_tokens
+    engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
+    engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
+    engine["concurrent"], engine["host_holder"] = concurrency, -1
+    engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
+    engine["frontend_s"], engine["prompt_token_s"] = host.frontend_s, host.prompt_token_s
+
+
+def _let_arrive(state: State, asked: Asked) -> None:
+    """Put the requests whose arrival is known in the order in which they reach the scheduler."""
+    engine, n = state.engine[0], len(asked.prompt_tokens)
+    first = min(n, asked.concurrency or n)
+    state.requests["arrival_s"][:first] = asked.arrival_s[:first]
+    delay_s = engine["frontend_s"] + engine["prompt_token_s"] * asked.prompt_tokens[:first]
+    queued_s = asked.arrival_s[:first] + delay_s
+    order = np.argsort(queued_s, kind="stable")
+    state.coming_s[:first], state.coming[:first] = queued_s[order], order
+    engine["n_coming"] = engine["n_arrived"] = first
+
+
+def _result(state: State, step_model: StepModel) -> Served:
+    engine = state.engine[0]
+    gaps = LatencyHistogram()
+    gaps.counts, gaps.n, gaps.sum_s = state.gaps.tolist(), int(engine["n_gaps"]), float(engine["sum_gaps_s"])
+    rows, _, _, n_steps = state.sampling.tolist()
+    meters = tuple(
+        StageMeter.of_counts(
+            stage, state.token_visits[index], state.head_visits[index], state.attention_s[index], state.stages[index]
+        )
+        for index, stage in enumerate(step_model.stages)
+    )
+    return Served(
+        requests=state.requests,
+        reasons={int(i): _reason(state.requests[i]) for i in np.flatnonzero(state.requests["status"] == REJECTED)},
+        gaps=gaps,
+        steps=StepRecords.sample(state.steps[:rows], n_steps, int(engine["most_blocks_used"])),
+        meters=meters,
+        idle_s=tuple(state.stages["idle_s"].tolist()),
+        free_s=tuple(state.stages["free_s"].tolist()),
+        end_s=float(engine["now_s"]),
+        n_blocks_held=int((state.queues["n_blocks"] - state.queues["n_free"]).sum()),
+        n_leapt_steps=int(engine["n_leapt_steps"]),
+    )
+
+
+def _reason(request: Any) -> str:
+    n_tokens = request["prompt"] + request["generated"]
+    if request["reason"] == at.PROMPT_EXCEEDS_BUDGET:
+        return f"prompt of {n_tokens} tokens exceeds the step budget"
+    return f"prompt of {n_tokens} tokens can never fit the KV cache"

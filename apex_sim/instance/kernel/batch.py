@@ -1,0 +1,185 @@
+"""When does a batch end?  It is priced on each stage and handed from stage to stage."""
+
+from __future__ import annotations
+
+from apex_sim.cost import step_tables as of
+from apex_sim.cost.decode_line import line_s, price_line
+from apex_sim.cost.step_price import price_step
+from apex_sim.instance.kernel.record import is_sampled
+from apex_sim.instance.kernel.state import State
+from apex_sim.machine_code import inner
+
+#: More tokens than any window holds.
+_NO_LIMIT = 1e18
+
+
+@inner
+def send_batch(state: State, queue: int) -> None:
+    """Send the batch that was decided through all stages, and keep it in flight."""
+    engine, record = state.engine[0], state.queues[queue]
+    n_entries = record["n_entries"]
+    slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
+    _sum_up(state, queue)
+    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
+    record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
+    for index in range(n_entries):
+        state.flights[queue, slot, index] = state.entries[queue, index]
+    state.flight_sizes[queue, slot] = n_entries
+    record["n_flight"] += 1
+    if not is_line:
+        record["n_same"] = 0
+        engine["line_steps"] = 0
+        end_s = _through_stages(state, record["decided_s"], engine["now_s"])
+    else:
+        end_s = _along_line(state, queue)
+    state.flight_ends_s[queue, slot] = end_s
+    engine["last_end_s"] = end_s
+    if is_sampled(state, len(state.engine)):
+        sample_step(state, queue, end_s)
+
+
+@inner
+def _is_same(state: State, queue: int, slot: int) -> bool:
+    """Whether the batch holds the same requests, in order, as the one before it."""
+    record = state.queues[queue]
+    before = (slot - 1) % state.flights.shape[1]
+    if record["n_same"] == 0 or state.flight_sizes[queue, before] != record["n_entries"]:
+        return False
+    for index in range(record["n_entries"]):
+        if state.flights[queue, before, index]["request"] != state.entries[queue, index]["request"]:
+            return False
+    return True
+
+
+@inner
+def _sum_up(state: State, queue: int) -> None:
+    """Sum up the batch as `StepBatch` does."""
+    sums, growing, room, windows = state.sums, state.growing, state.room, state.windows
+    sums[:] = 0.0
+    growing[:] = 0.0
+    room[:] = _NO_LIMIT
+    for index in range(state.queues[queue]["n_entries"]):
+        entry = state.entries[queue, index]
+        past, n_new = entry["past"], entry["n_new"]
+        context = past + n_new
+        sums[of.N_TOKENS] += n_new
+        sums[of.N_SAMPLED] += entry["samples"]
+        sums[of.LONGEST_CONTEXT] = max(sums[of.LONGEST_CONTEXT], context)
+        if entry["decodes"] == 1:
+            sums[of.N_DECODE] += 1.0
+        else:
+            sums[of.N_PREFILL_TOKENS] += n_new
+            sums[of.N_PREFILL_SEQUENCES] += 1.0
+        for which in range(len(windows)):
+            place, window = of.BY_CLASS + which * of.CLASS_FIELDS, windows[which]
+            if entry["decodes"] == 1:
+                sums[place + of.DECODE_KEYS] += context if window == 0 else min(context, window)
+                if window == 0:
+                    growing[which] += 1.0
+                elif context < window:
+                    growing[which] += 1.0
+                    room[which] = min(room[which], window - context)
+            elif window == 0:
+                sums[place + of.PAIRS] += n_new * past + n_new * (n_new + 1) // 2
+                sums[place + of.KEYS] += context
+            else:
+                inside = max(0, min(n_new, window - past))
+                sums[place + of.PAIRS] += inside * past + inside * (inside + 1) // 2 + (n_new - inside) * window
+                sums[place + of.KEYS] += min(context, window + n_new - 1)
+
+
+@inner
+def _price(state: State, stage: int) -> tuple[float, float]:
+    """Price the batch on a stage and count what it visits; return device time and energy."""
+    record = state.stages[stage]
+    numbers = state.numbers[record["numbers_at"] : record["numbers_end"]]
+    layout = state.layout[record["layout_at"] : record["layout_end"]]
+    price_s = state.price_s
+    device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
+        numbers, layout, state.sums, price_s
+    )
+    record["n_steps"] += 1
+    record["busy_s"] += device_s
+    record["launch_s"] += launch_s
+    record["slowdown_s"] += slowdown_s
+    record["dynamic_j"] += dynamic_j
+    record["outside_s"] += outside_s
+    state.token_visits[stage, knot] += 1.0 - fraction
+    if fraction > 0.0:
+        state.token_visits[stage, knot + 1] += fraction
+    state.head_visits[stage, int(state.sums[of.N_SAMPLED])] += 1.0
+    for group in range(layout[of.N_GROUPS]):
+        state.attention_s[stage, 0, group] += price_s[0, group]
+        state.attention_s[stage, 1, group] += price_s[1, group]
+    engine = state.engine[0]
+    engine["knot"], engine["fraction"] = knot, fraction
+    engine["launch_s"], engine["outside_s"] = launch_s, outside_s
+    return device_s, dynamic_j
+
+
+@inner
+def _through_stages(state: State, decided_s: float, ready_s: float) -> float:
+    """Send a batch through all stages, each as soon as it is free; return the end."""
+    arrives_s = ready_s
+    for stage in range(len(state.stages)):
+        device_s, _ = _price(state, stage)
+        arrives_s = _occupy(state, stage, decided_s, arrives_s, device_s)
+    return arrives_s
+
+
+@inner
+def _occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
+    """Let a stage work from when it is free; count waiting and exposed host time; return the end."""
+    record = state.stages[stage]
+    begin_s = max(arrives_s, record["free_s"])
+    host_s = begin_s - max(record["free_s"], min(decided_s, begin_s)) if stage == 0 else 0.0
+    record["host_s"] += host_s
+    record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * host_s
+    record["idle_s"] += begin_s - record["free_s"] - host_s
+    record["free_s"] = begin_s + device_s
+    state.engine[0]["last_begin_s"] = begin_s
+    return float(record["free_s"])
+
+
+@inner
+def _along_line(state: State, queue: int) -> float:
+    """Run a decode batch on a single stage: a new line, or another step of the one that runs."""
+    engine, record, stage = state.engine[0], state.queues[queue], state.stages[0]
+    only = len(state.stages) - 1
+    sequential = engine["depth"] == 1
+    follows = record["decided_s"] == stage["free_s"] if sequential else engine["now_s"] <= stage["free_s"]
+    if record["n_same"] > 1 and follows and engine["line_done"] < engine["line_steps"]:
+        device_s, _ = _price(state, only)
+    else:
+        device_s, first_j = _price(state, only)
+        numbers = state.numbers[stage["numbers_at"] : stage["numbers_end"]]
+        layout = state.layout[stage["layout_at"] : stage["layout_end"]]
+        n_steps, growth_s, growth_j = price_line(
+            numbers, layout, state.sums, state.growing, state.room, first_j, device_s, state.line[1:]
+        )
+        begin_s = max(engine["now_s"], stage["free_s"])
+        engine["line_start_s"] = record["decided_s"] if sequential else begin_s
+        engine["line_first_s"] = device_s + (record["host_s"] if sequential else 0.0)
+        engine["line_growth_s"], engine["line_growth_j"] = growth_s, growth_j
+        engine["line_device_s"], engine["line_first_j"] = device_s, first_j
+        engine["line_steps"], engine["line_done"] = n_steps, 0
+        engine["line_knot"], engine["line_fraction"] = engine["knot"], engine["fraction"]
+        engine["line_launch_s"], engine["line_outside_s"] = engine["launch_s"], engine["outside_s"]
+        for group in range(state.line.shape[1]):
+            state.line[0, group] = state.price_s[1, group]
+    engine["line_done"] += 1
+    _occupy(state, only, record["decided_s"], engine["now_s"], device_s)
+    end_s = engine["line_start_s"] + line_s(engine["line_first_s"], engine["line_growth_s"], engine["line_done"])
+    stage["free_s"] = end_s
+    return float(end_s)
+
+
+@inner
+def sample_step(state: State, queue: int, end_s: float) -> None:
+    """Keep the step that was just sent."""
+    engine, record, row = state.engine[0], state.queues[queue], state.sampling[0] - 1
+    steps = state.steps
+    steps[row, 0], steps[row, 1], steps[row, 2] = record["decided_s"], engine["last_begin_s"], end_s
+    steps[row, 3], steps[row, 4] = state.sums[of.N_PREFILL_TOKENS], state.sums[of.N_DECODE]
+    steps[row, 5], steps[row, 6] = record["n_entries"], engine["n_waiting"]
+    steps[row, 7], steps[row, 8] = engine["n_running"], engine["n_blocks_used"]

@@ -1,0 +1,147 @@
+"""Who holds which KV blocks?  `SchedulerQueue` and `BlockPool` over plain arrays."""
+
+from __future__ import annotations
+
+from apex_sim.instance.kernel.state import State
+from apex_sim.machine_code import inner
+
+
+@inner
+def blocks_for(state: State, n_tokens: int) -> int:
+    """Return the blocks that `n_tokens` of one sequence hold."""
+    engine = state.engine[0]
+    blocks = -(-n_tokens // engine["block_size"])
+    total = engine["n_full_lists"] * blocks
+    for index in range(len(state.window_lists)):
+        total += state.window_lists[index, 0] * min(blocks, state.window_lists[index, 1])
+    return int(total)
+
+
+@inner
+def grow(state: State, queue: int, request: int, n_tokens: int) -> bool:
+    """Give a request the blocks for its first `n_tokens`; False, and no change, if they are not free."""
+    missing = blocks_for(state, n_tokens) - state.requests[request]["blocks"]
+    if missing > state.queues[queue]["n_free"]:
+        return False
+    if missing > 0:
+        state.queues[queue]["n_free"] -= missing
+        state.requests[request]["blocks"] += missing
+    return True
+
+
+@inner
+def release(state: State, queue: int, request: int) -> None:
+    """Free all blocks of a request."""
+    state.queues[queue]["n_free"] += state.requests[request]["blocks"]
+    state.requests[request]["blocks"] = 0
+
+
+@inner
+def preempt(state: State, queue: int, request: int) -> None:
+    """Take a request off its blocks for recomputation, and put it before all that wait."""
+    release(state, queue, request)
+    state.requests[request]["computed"] = 0
+    state.requests[request]["preemptions"] += 1
+    push_front(state, queue, request)
+
+
+@inner
+def push_front(state: State, queue: int, request: int) -> None:
+    """Put a request at the head of `waiting`."""
+    record, capacity = state.queues[queue], state.waiting.shape[1]
+    record["first_waiting"] = (record["first_waiting"] - 1) % capacity
+    record["n_waiting"] += 1
+    state.waiting[queue, record["first_waiting"]] = request
+
+
+@inner
+def push_back(state: State, queue: int, request: int) -> None:
+    """Put a request at the end of `waiting`."""
+    record, capacity = state.queues[queue], state.waiting.shape[1]
+    state.waiting[queue, (record["first_waiting"] + record["n_waiting"]) % capacity] = request
+    record["n_waiting"] += 1
+
+
+@inner
+def pop_front(state: State, queue: int) -> int:
+    """Take the request at the head of `waiting`."""
+    record, capacity = state.queues[queue], state.waiting.shape[1]
+    request = state.waiting[queue, record["first_waiting"]]
+    record["first_waiting"] = (record["first_waiting"] + 1) % capacity
+    record["n_waiting"] -= 1
+    return int(request)
+
+
+@inner
+def head(state: State, queue: int) -> int:
+    """Return the request at the head of `waiting`."""
+    return int(state.waiting[queue, state.queues[queue]["first_waiting"]])
+
+
+@inner
+def n_tokens_of(state: State, request: int) -> int:
+    """Return the prompt and output tokens that a step may compute."""
+    record = state.requests[request]
+    pending = record["pending"] if state.engine[0]["runs_ahead"] == 1 else 0
+    return int(record["prompt"] + record["generated"] + pending)
+
+
+@inner
+def n_uncomputed(state: State, request: int) -> int:
+    """Return the tokens that could be computed now."""
+    return int(n_tokens_of(state, request) - state.requests[request]["computed"])
+
+
+@inner
+def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
+    """Hand `n_new` tokens of a request to the step being built; as `scheduler_queue.schedule_tokens`."""
+    record, uncomputed = state.requests[request], n_uncomputed(state, request)
+    samples = 1 if n_new == uncomputed else 0
+    entry = state.entries[queue, state.queues[queue]["n_entries"]]
+    entry["request"] = request
+    entry["past"] = record["computed"]
+    entry["n_new"] = n_new
+    entry["samples"] = samples
+    entry["decodes"] = 1 if uncomputed == 1 and record["computed"] >= record["prompt"] else 0
+    record["computed"] += n_new
+    record["pending"] += samples
+    state.queues[queue]["n_entries"] += 1
+
+
+@inner
+def reject_head(state: State, queue: int, reason: int) -> None:
+    """Refuse the request at the head of `waiting`."""
+    request = pop_front(state, queue)
+    state.requests[request]["reason"] = reason
+    leave(state, request, 1)
+
+
+@inner
+def leave(state: State, request: int, status: int) -> None:
+    """Let a request go, finished (0) or rejected (1); in a closed loop the next one arrives."""
+    engine = state.engine[0]
+    state.requests[request]["status"] = status
+    if status == 1:
+        state.requests[request]["last_s"] = engine["now_s"]
+    if status == 0:
+        state.requests[request]["finish_s"] = engine["now_s"]
+    if engine["concurrent"] > 0 and engine["n_arrived"] < len(state.requests):
+        arrive(state, int(engine["n_arrived"]))
+
+
+@inner
+def arrive(state: State, request: int) -> None:
+    """Let a request arrive now; it reaches the scheduler after the time before the queue, in order of that moment."""
+    engine = state.engine[0]
+    engine["n_arrived"] += 1
+    now_s = engine["now_s"]
+    state.requests[request]["arrival_s"] = now_s
+    queued_s = now_s + (engine["frontend_s"] + engine["prompt_token_s"] * state.requests[request]["prompt"])
+    place = engine["first_coming"] + engine["n_coming"]
+    while place > engine["first_coming"] and state.coming_s[place - 1] > queued_s:
+        state.coming_s[place] = state.coming_s[place - 1]
+        state.coming[place] = state.coming[place - 1]
+        place -= 1
+    state.coming_s[place] = queued_s
+    state.coming[place] = request
+    engine["n_coming"] += 1

@@ -1,0 +1,246 @@
+"""What happens next?  The loops of an instance's queues, between one decision and the next.
+
+The order at one instant is the reference's: batches end and the host becomes free, then requests arrive, then
+schedulers decide.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from apex_sim.instance.kernel import state as at
+from apex_sim.instance.kernel.batch import send_batch
+from apex_sim.instance.kernel.blocks import leave, push_back, release
+from apex_sim.instance.kernel.leap import take_leap
+from apex_sim.instance.kernel.record import count_gap, note_queues
+from apex_sim.instance.kernel.state import State
+from apex_sim.machine_code import inner
+
+
+@inner
+def until_decision(state: State) -> int:
+    """Go on to the next decision; return the queue that decides, or -1 when nothing is left to do."""
+    engine, queues = state.engine[0], state.queues
+    while engine["error"] == 0:
+        if engine["host_holder"] < 0 and engine["n_host_waiters"] > 0 and not _due(state):
+            queue = _next_host_waiter(state)
+            engine["host_holder"] = queue
+            queues[queue]["decided_s"] = engine["now_s"]
+            queues[queue]["n_entries"] = 0
+            return queue
+        if not _next_event(state):
+            return -1
+    return -1
+
+
+@inner
+def _due(state: State) -> bool:
+    """Whether something else happens at this instant, before schedulers decide."""
+    now_s = state.engine[0]["now_s"]
+    for queue in range(len(state.queues)):
+        record = state.queues[queue]
+        if record["phase"] >= at.ON_HOST and record["wait_s"] <= now_s:
+            return True
+    return bool(state.engine[0]["n_coming"] > 0 and state.coming_s[state.engine[0]["first_coming"]] <= now_s)
+
+
+@inner
+def _next_event(state: State) -> bool:
+    """Let the next batch end, host become free or request arrive; False if there is none."""
+    engine, first = state.engine[0], _first_queue(state)
+    first_s = np.inf if first < 0 else state.queues[first]["wait_s"]
+    if engine["n_coming"] > 0 and state.coming_s[engine["first_coming"]] < first_s:
+        engine["now_s"] = max(engine["now_s"], state.coming_s[engine["first_coming"]])
+        _enqueue(state)
+        return True
+    if first < 0:
+        return False
+    engine["now_s"] = max(engine["now_s"], first_s)
+    if state.queues[first]["phase"] == at.ON_HOST:
+        send_batch(state, first)
+        engine["host_holder"] = -1
+        take_leap(state, first)
+        if _may_decide_again(state, first):
+            _go_on(state, first)
+        else:
+            _wait_for_oldest(state, first)
+    else:
+        _take_in(state, first)
+        _go_on(state, first)
+    return True
+
+
+@inner
+def _first_queue(state: State) -> int:
+    """Return the queue whose batch ends or whose host time is over first; -1 if there is none."""
+    first, first_s = -1, np.inf
+    for queue in range(len(state.queues)):
+        record = state.queues[queue]
+        if record["phase"] >= at.ON_HOST and record["wait_s"] < first_s:
+            first, first_s = queue, record["wait_s"]
+    return first
+
+
+@inner
+def _may_decide_again(state: State, queue: int) -> bool:
+    """Whether another batch may be decided before the oldest has ended."""
+    record = state.queues[queue]
+    oldest_s = state.flight_ends_s[queue, record["first_flight"]]
+    return bool(record["n_flight"] < state.engine[0]["depth"] and oldest_s > state.engine[0]["now_s"])
+
+
+@inner
+def _enqueue(state: State) -> None:
+    """Put the next request into the least loaded queue."""
+    engine, best = state.engine[0], _least_loaded(state)
+    request = state.coming[engine["first_coming"]]
+    state.requests[request]["queued_s"] = state.coming_s[engine["first_coming"]]
+    engine["first_coming"] += 1
+    engine["n_coming"] -= 1
+    push_back(state, best, request)
+    if state.queues[best]["phase"] == at.IDLE:
+        _go_on(state, best)
+
+
+@inner
+def _least_loaded(state: State) -> int:
+    best, least = 0, len(state.requests) + 1
+    for queue in range(len(state.queues)):
+        n = _n_unfinished(state, queue)
+        if n < least:
+            best, least = queue, n
+    return best
+
+
+@inner
+def _n_unfinished(state: State, queue: int) -> int:
+    return int(state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"])
+
+
+@inner
+def _go_on(state: State, queue: int) -> None:
+    """Let a queue's loop take its next turn: ask for the host, wait for the oldest batch, or wait for a request."""
+    record = state.queues[queue]
+    if _n_unfinished(state, queue) > 0 and record["n_flight"] < state.engine[0]["depth"]:
+        record["retries"] = 0
+        _ask_for_host(state, queue)
+    else:
+        _wait_for_oldest(state, queue)
+
+
+@inner
+def _ask_for_host(state: State, queue: int) -> None:
+    engine = state.engine[0]
+    state.queues[queue]["phase"] = at.WANTS_HOST
+    state.host_waiters[engine["n_host_waiters"]] = queue
+    engine["n_host_waiters"] += 1
+
+
+@inner
+def _next_host_waiter(state: State) -> int:
+    engine, queue = state.engine[0], state.host_waiters[0]
+    engine["n_host_waiters"] -= 1
+    for index in range(engine["n_host_waiters"]):
+        state.host_waiters[index] = state.host_waiters[index + 1]
+    return int(queue)
+
+
+@inner
+def _wait_for_oldest(state: State, queue: int) -> None:
+    """Wait for the end of the oldest batch in flight, or, without one, for a request."""
+    record = state.queues[queue]
+    if record["n_flight"] == 0:
+        record["phase"] = at.IDLE
+        return
+    record["taking"] = record["first_flight"]
+    record["wait_s"] = state.flight_ends_s[queue, record["first_flight"]]
+    record["first_flight"] = (record["first_flight"] + 1) % state.flights.shape[1]
+    record["n_flight"] -= 1
+    record["phase"] = at.WAITS_FOR_END
+
+
+@inner
+def hand_over(state: State, queue: int) -> None:
+    """Spend the host's time on the batch that was decided; without one, try once more or wait."""
+    record, engine = state.queues[queue], state.engine[0]
+    _note_scheduled(state, queue)
+    if record["n_entries"] > 0:
+        note_queues(state)
+        record["n_left_waiting"] = record["n_waiting"]
+        record["phase"] = at.ON_HOST
+        record["host_s"] = engine["host_step_s"] + engine["host_sequence_s"] * record["n_entries"]
+        record["wait_s"] = engine["now_s"] + record["host_s"]
+        return
+    engine["host_holder"] = -1
+    if record["n_flight"] == 0 and record["retries"] == 0:
+        record["retries"] = 1
+        _ask_for_host(state, queue)
+        return
+    if record["n_flight"] == 0 and _n_unfinished(state, queue) > 0:
+        engine["error"] = at.STUCK
+    _wait_for_oldest(state, queue)
+
+
+@inner
+def _note_scheduled(state: State, queue: int) -> None:
+    """Note when requests are first picked for a step."""
+    for index in range(state.queues[queue]["n_entries"]):
+        entry = state.entries[queue, index]
+        request = state.requests[entry["request"]]
+        if entry["past"] == 0 and request["preemptions"] == 0 and np.isnan(request["scheduled_s"]):
+            request["scheduled_s"] = state.engine[0]["now_s"]
+
+
+@inner
+def _take_in(state: State, queue: int) -> None:
+    """Deliver the tokens of the batch that has ended and let finished requests go."""
+    engine, slot = state.engine[0], state.queues[queue]["taking"]
+    now_s, n_samples = engine["now_s"], 0
+    for index in range(state.flight_sizes[queue, slot]):
+        entry = state.flights[queue, slot, index]
+        n_samples += entry["samples"]
+    engine["barren_steps"] = 0 if n_samples > 0 else engine["barren_steps"] + 1
+    if engine["barren_steps"] > len(state.queues) * engine["depth"] * engine["max_model_len"]:
+        engine["error"] = at.NO_PROGRESS
+    for index in range(state.flight_sizes[queue, slot]):
+        entry = state.flights[queue, slot, index]
+        request = state.requests[entry["request"]]
+        if entry["samples"] == 0 or request["status"] != 2:
+            continue
+        request["pending"] -= 1
+        request["generated"] += 1
+        if request["generated"] > 1:
+            count_gap(state, now_s - request["last_s"], entry["samples"])
+        else:
+            request["first_s"] = now_s
+        request["last_s"] = now_s
+        if request["generated"] == request["output"]:
+            _finish(state, queue, entry["request"])
+
+
+@inner
+def _finish(state: State, queue: int, request: int) -> None:
+    record, running = state.queues[queue], state.running
+    place = 0
+    while place < record["n_running"] and running[queue, place] != request:
+        place += 1
+    if place < record["n_running"]:
+        record["n_running"] -= 1
+        for index in range(place, record["n_running"]):
+            running[queue, index] = running[queue, index + 1]
+    else:
+        _remove_waiting(state, queue, request)
+    release(state, queue, request)
+    leave(state, request, 0)
+
+
+@inner
+def _remove_waiting(state: State, queue: int, request: int) -> None:
+    record, waiting = state.queues[queue], state.waiting
+    capacity, found = waiting.shape[1], False
+    for index in range(record["n_waiting"] - 1):
+        here = (record["first_waiting"] + index) % capacity
+        found = found or waiting[queue, here] == request
+        if found:
+            waiting[queue, here] = waiting[queue, (here + 1) % capacity]
+    record["n_waiting"] -= 1

@@ -1,0 +1,17 @@
+"""Which policies does the compiled engine have?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apex_sim.instance.kernel.chunked import advance_chunked
+from apex_sim.instance.kernel.prefill_first import advance_prefill_first
+from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.unified import advance_unified
+
+#: By the names of `apex_sim.instance.policies.POLICIES`; each runs an instance until nothing is left to do.
+COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
+    "prefill-first": advance_prefill_first,
+    "chunked": advance_chunked,
+    "unified": advance_unified,
+}

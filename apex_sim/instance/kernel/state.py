@@ -1,0 +1,205 @@
+"""What does the compiled engine remember?  Records in plain arrays."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apex_sim.cost.parts import Floats
+from apex_sim.cost.step_tables import Ints
+
+Records = NDArray[Any]
+
+#: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
+REQUEST: Final = np.dtype(
+    [
+        ("prompt", np.int64),
+        ("output", np.int64),
+        ("limit", np.int64),
+        ("computed", np.int64),
+        ("generated", np.int64),
+        ("pending", np.int64),
+        ("blocks", np.int64),
+        ("preemptions", np.int64),
+        ("status", np.int64),
+        ("reason", np.int64),
+        ("arrival_s", np.float64),
+        ("queued_s", np.float64),
+        ("scheduled_s", np.float64),
+        ("first_s", np.float64),
+        ("finish_s", np.float64),
+        ("last_s", np.float64),
+    ]
+)
+
+#: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
+#: batches handed over in a row that held the same decodes.
+QUEUE: Final = np.dtype(
+    [
+        ("phase", np.int64),
+        ("wait_s", np.float64),
+        ("retries", np.int64),
+        ("n_free", np.int64),
+        ("n_blocks", np.int64),
+        ("n_watermark", np.int64),
+        ("first_waiting", np.int64),
+        ("n_waiting", np.int64),
+        ("n_running", np.int64),
+        ("first_flight", np.int64),
+        ("n_flight", np.int64),
+        ("taking", np.int64),
+        ("n_entries", np.int64),
+        ("is_steady", np.int64),
+        ("n_left_waiting", np.int64),
+        ("n_same", np.int64),
+        ("decided_s", np.float64),
+        ("host_s", np.float64),
+    ]
+)
+
+#: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).
+ENGINE: Final = np.dtype(
+    [
+        ("max_num_seqs", np.int64),
+        ("budget", np.int64),
+        ("max_model_len", np.int64),
+        ("block_size", np.int64),
+        ("n_full_lists", np.int64),
+        ("n_lists", np.int64),
+        ("keeps_one_free", np.int64),
+        ("depth", np.int64),
+        ("runs_ahead", np.int64),
+        ("concurrent", np.int64),
+        ("host_step_s", np.float64),
+        ("host_sequence_s", np.float64),
+        ("frontend_s", np.float64),
+        ("prompt_token_s", np.float64),
+        ("now_s", np.float64),
+        ("host_holder", np.int64),
+        ("n_host_waiters", np.int64),
+        ("first_coming", np.int64),
+        ("n_coming", np.int64),
+        ("n_arrived", np.int64),
+        ("barren_steps", np.int64),
+        ("error", np.int64),
+        ("n_gaps", np.int64),
+        ("sum_gaps_s", np.float64),
+        ("line_start_s", np.float64),
+        ("line_first_s", np.float64),
+        ("line_growth_s", np.float64),
+        ("line_device_s", np.float64),
+        ("line_first_j", np.float64),
+        ("line_growth_j", np.float64),
+        ("line_launch_s", np.float64),
+        ("line_outside_s", np.float64),
+        ("line_fraction", np.float64),
+        ("line_knot", np.int64),
+        ("line_steps", np.int64),
+        ("line_done", np.int64),
+        ("knot", np.int64),
+        ("fraction", np.float64),
+        ("launch_s", np.float64),
+        ("outside_s", np.float64),
+        ("last_begin_s", np.float64),
+        ("last_end_s", np.float64),
+        ("n_waiting", np.int64),
+        ("n_running", np.int64),
+        ("n_blocks_used", np.int64),
+        ("most_blocks_used", np.int64),
+        ("n_leaps", np.int64),
+        ("n_leapt_steps", np.int64),
+    ]
+)
+
+#: One pipeline stage: where its tables lie, and what `StageMeter` counts.
+STAGE: Final = np.dtype(
+    [
+        ("numbers_at", np.int64),
+        ("numbers_end", np.int64),
+        ("layout_at", np.int64),
+        ("layout_end", np.int64),
+        ("free_s", np.float64),
+        ("idle_s", np.float64),
+        ("busy_s", np.float64),
+        ("host_s", np.float64),
+        ("launch_s", np.float64),
+        ("slowdown_s", np.float64),
+        ("dynamic_j", np.float64),
+        ("outside_s", np.float64),
+        ("n_steps", np.int64),
+    ]
+)
+
+#: One sequence's share of a step, as in `Entry`.
+ENTRY: Final = np.dtype(
+    [("request", np.int64), ("past", np.int64), ("n_new", np.int64), ("samples", np.int64), ("decodes", np.int64)]
+)
+
+#: Phases of a queue's loop.
+IDLE: Final = 0
+WANTS_HOST: Final = 1
+ON_HOST: Final = 2
+WAITS_FOR_END: Final = 3
+
+#: Why a request was rejected, and why a run was stopped.
+PROMPT_EXCEEDS_BUDGET: Final = 1
+PROMPT_EXCEEDS_POOL: Final = 2
+STUCK: Final = 1
+NO_PROGRESS: Final = 2
+ILLEGAL_BLOCKS: Final = 3
+
+
+class State(NamedTuple):
+    """All arrays of one instance.
+
+    Parameters
+    ----------
+    requests, queues, stages : records; `engine` has one.
+    waiting : (queues, capacity): ring of requests by queue; `running` : (queues, sequences) in the policy's order.
+    entries : (queues, sequences): the batch that is being decided.
+    flights : (queues, batches in flight, sequences): entries of batches handed over, a ring.
+    flight_sizes, flight_ends_s : their lengths and ends.
+    coming_s, coming : when the next requests reach the scheduler, in order, and which.
+    host_waiters : queues in the order in which they asked for the host.
+    window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
+    windows : tokens of each attention window of the model, 0 for full attention.
+    numbers, layout : tables of all stages.
+    token_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): spent on prefill and decode.
+    gaps : counts of inter-token gaps, as in `LatencyHistogram`.
+    steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
+    line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
+        outside the data.
+    sums, growing, room, price_s, preempted : scratch.
+    """
+
+    requests: Records
+    queues: Records
+    engine: Records
+    stages: Records
+    waiting: Ints
+    running: Ints
+    entries: Records
+    flights: Records
+    flight_sizes: Ints
+    flight_ends_s: Floats
+    coming_s: Floats
+    coming: Ints
+    host_waiters: Ints
+    window_lists: Ints
+    windows: Ints
+    numbers: Floats
+    layout: Ints
+    token_visits: Floats
+    head_visits: Floats
+    attention_s: Floats
+    gaps: Ints
+    steps: Floats
+    sampling: Ints
+    sums: Floats
+    growing: Floats
+    room: Floats
+    line: Floats
+    price_s: Floats
+    preempted: Ints

@@ -1,0 +1,80 @@
+"""vLLM v1's single loop, compiled; the rules are those of `apex_sim.instance.policies.unified`."""
+
+from __future__ import annotations
+
+from apex_sim.instance.kernel.blocks import grow, head, n_uncomputed, pop_front, preempt, schedule_tokens
+from apex_sim.instance.kernel.loop import hand_over, until_decision
+from apex_sim.instance.kernel.state import State
+from apex_sim.machine_code import compiled, inner
+
+
+@compiled
+def advance_unified(state: State) -> None:
+    """Run the instance until nothing is left to do."""
+    while True:
+        queue = until_decision(state)
+        if queue < 0:
+            return
+        decide(state, queue)
+        hand_over(state, queue)
+
+
+@inner
+def decide(state: State, queue: int) -> None:
+    """Build the next batch."""
+    record, running, requests = state.queues[queue], state.running, state.requests
+    budget = state.engine[0]["budget"]
+    n_before = record["n_running"]
+    index = 0
+    while index < record["n_running"] and budget > 0:
+        request = running[queue, index]
+        n_new = min(_schedulable(state, request), budget)
+        index += 1
+        if n_new == 0:
+            continue
+        if not _make_room(state, queue, request, requests[request]["computed"] + n_new):
+            break
+        schedule_tokens(state, queue, request, n_new)
+        budget -= n_new
+    if record["n_running"] == n_before:
+        _admit(state, queue, budget)
+    record["is_steady"] = 1 if record["n_running"] == n_before and record["n_entries"] == n_before else 0
+    if record["n_waiting"] > 0 and requests[head(state, queue)]["pending"] > 0:
+        record["is_steady"] = 0
+
+
+@inner
+def _schedulable(state: State, request: int) -> int:
+    record = state.requests[request]
+    if record["pending"] > 0 and record["generated"] + record["pending"] >= record["limit"]:
+        return 0
+    return n_uncomputed(state, request)
+
+
+@inner
+def _make_room(state: State, queue: int, request: int, n_tokens: int) -> bool:
+    record = state.queues[queue]
+    while not grow(state, queue, request, n_tokens):
+        record["n_running"] -= 1
+        victim = state.running[queue, record["n_running"]]
+        preempt(state, queue, victim)
+        if victim == request:
+            return False
+    return True
+
+
+@inner
+def _admit(state: State, queue: int, budget: int) -> None:
+    record = state.queues[queue]
+    while record["n_waiting"] > 0 and budget > 0 and record["n_running"] < state.engine[0]["max_num_seqs"]:
+        request = head(state, queue)
+        if state.requests[request]["pending"] > 0:
+            return
+        n_new = min(n_uncomputed(state, request), budget)
+        if not grow(state, queue, request, state.requests[request]["computed"] + n_new):
+            return
+        pop_front(state, queue)
+        state.running[queue, record["n_running"]] = request
+        record["n_running"] += 1
+        schedule_tokens(state, queue, request, n_new)
+        budget -= n_new

@@ -1,0 +1,207 @@
+"""Random engines, plans and loads, served by the reference and by the compiled engine.
+
+`python tests/instance/scenario.py 5000` compares so many of them and prints what they hold and where they differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from apex_sim.cost.roofline import Roofline
+from apex_sim.cost.step_model import StepModel, compile_step_model
+from apex_sim.errors import InvariantError
+from apex_sim.fleet.fleet import Fleet
+from apex_sim.fleet.invariants import check_run
+from apex_sim.fleet.static_fleet import serve_statically
+from apex_sim.hardware.cluster import load_cluster
+from apex_sim.model.load import load_model
+from apex_sim.plan.kv_layout import KvLayout
+from apex_sim.plan.memory import Memory
+from apex_sim.plan.plan import Plan
+from apex_sim.plan.precision import Precision
+from apex_sim.plan.scheduler import resolve_settings
+from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
+from apex_sim.preset.load import load_preset
+from apex_sim.record.run import FleetRun
+from apex_sim.workload.load_form import LoadForm
+from apex_sim.workload.requests import Requests, make_requests
+from apex_sim.workload.workload import Workload
+
+LONGEST = 1024
+__all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
+
+TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finish_s")
+COUNTS = ("emitted_tokens", "n_preemptions", "status", "instance")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One instance's shape with its costs and KV pool, and what it is asked."""
+
+    shape: Shape
+    step_model: StepModel
+    memory: Memory
+    dp: int
+    workload: Workload
+
+    def plan(self) -> Plan:
+        return Plan(((self.shape, self.dp),), "round-robin")
+
+    def run(self, *, compiled: bool) -> FleetRun:
+        parts = {self.shape: (self.memory, self.step_model)}
+        cost: Any = Roofline(load_cluster("1xh100-sxm").device)
+        if compiled:
+            run = serve_statically(self.plan(), self.workload, parts, cost)
+        else:
+            fleet = Fleet(self.plan(), self.workload, parts, check=True)
+            fleet.run(None)
+            run = fleet.result(cost)
+        check_run(run)
+        return run
+
+
+@cache
+def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
+    model, cluster, preset = load_model(model_name), load_cluster("4xh100-sxm"), load_preset(preset_name)
+    settings = replace(
+        resolve_settings(preset, cluster.device, LONGEST), max_num_seqs=16, max_num_batched_tokens=2 * LONGEST
+    )
+    shape = Shape(
+        "h100-sxm", tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1), Precision(), settings, preset
+    )
+    return compile_step_model(model, cluster, shape, Roofline(cluster.device))
+
+
+def draw(rng: np.random.Generator) -> Scenario:
+    """Return a random scenario; small pools make about a third of them preempt."""
+    policy = str(rng.choice(["prefill-first", "chunked", "unified", "unified-async"]))
+    is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
+    pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
+    model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
+    step_model = _step_model(model_name, "vllm-1" if policy == "unified" else "vllm-0.6", pp)
+    block_size = int(rng.choice([1, 8, 16]))
+    settings = replace(
+        step_model.shape.scheduler,
+        policy=policy,
+        max_num_seqs=int(rng.integers(1, 17)),
+        max_num_batched_tokens=2 * LONGEST
+        if policy == "prefill-first"
+        else int(rng.choice([16, 64, 300, 2 * LONGEST])),
+        max_model_len=LONGEST,
+        block_size_tokens=block_size,
+        async_scheduling=is_async,
+        cuda_graphs=bool(rng.random() < 0.8),
+    )
+    preset = step_model.shape.preset
+    host = replace(
+        preset.host,
+        step_s=float(rng.choice([0.0, 1e-3, 2e-2])),
+        sequence_s=float(rng.choice([0.0, 1e-4])),
+        frontend_s=float(rng.choice([0.0, 4e-3, 0.125])),
+        prompt_token_s=float(rng.choice([0.0, 1e-5])),
+    )
+    watermark = float(rng.choice([0.0, 0.01, 0.05])) if policy != "unified" else 0.0
+    shape = replace(step_model.shape, scheduler=settings, preset=replace(preset, host=host, watermark_frac=watermark))
+    frees_windows = model_name == "gpt-oss-20b" and preset.frees_windows
+    windows = ((1, 128 // block_size + 1),) if frees_windows else ()
+    layout = KvLayout(block_size, 1, windows)
+    n_queues = pp if preset.queue_per_batch else 1
+    least = layout.blocks_for(LONGEST)
+    n_blocks = n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    workload = _workload(rng)
+    dp = 1 if workload.load.kind == "closed" else int(rng.choice([1, 1, 2]))
+    return Scenario(shape, replace(step_model, shape=shape), Memory((), layout, n_blocks), dp, workload)
+
+
+def _workload(rng: np.random.Generator) -> Workload:
+    n = int(rng.integers(1, 40))
+    form = str(rng.choice(["poisson", "fixed", "burst", "offline", "closed", "closed"]))
+    gaps = {
+        "poisson": rng.exponential(float(rng.choice([0.005, 0.03, 0.3])), n),
+        "fixed": np.full(n, float(rng.choice([0.0, 0.0625, 0.5]))),
+        "burst": np.where(np.arange(n) % 5 == 0, 0.25, 0.0),
+    }.get(form, np.zeros(n))
+    long = rng.random() < 0.4
+    prompts = rng.integers(1, 700 if long else 200, n)
+    outputs = rng.integers(1, 300 if long else 60, n)
+    limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
+    requests: Requests = make_requests(np.cumsum(gaps), prompts, outputs, max_output_tokens=limits)
+    kind: Any = form if form in ("offline", "closed") else "trace"
+    concurrency = int(rng.integers(1, 12)) if form == "closed" else None
+    return Workload("random", requests, LoadForm(kind, concurrency), None, None, (), True, "none")
+
+
+def differences(reference: FleetRun, compiled: FleetRun) -> list[str]:
+    """Return what differs: decisions and request times in any bit, sums of times by more than 1e-9."""
+    found = []
+    for name in TIMES:
+        one, other = getattr(reference.requests, name), getattr(compiled.requests, name)
+        if not np.array_equal(one, other, equal_nan=True):
+            found.append(f"{name}: {int((one != other).sum())} requests")
+    columns = {name: (getattr(reference.requests, name), getattr(compiled.requests, name)) for name in COUNTS}
+    found += [name for name, (one, other) in columns.items() if not np.array_equal(one, other)]
+    if dict(reference.requests.reasons) != dict(compiled.requests.reasons):
+        found.append("reasons")
+    sums = {
+        "makespan": (reference.makespan_s, compiled.makespan_s),
+        "request-seconds": (reference.request_seconds, compiled.request_seconds),
+        "gaps": (reference.gaps.sum_s, compiled.gaps.sum_s),
+        "number of gaps": (reference.gaps.n, compiled.gaps.n),
+    }
+    for index, (one, other) in enumerate(zip(reference.instances, compiled.instances, strict=True)):
+        sums[f"steps of {index}"] = one.steps.n_steps, other.steps.n_steps
+        sums[f"blocks of {index}"] = one.steps.most_blocks_used, other.steps.most_blocks_used
+        for number, (stage, again) in enumerate(zip(one.stages, other.stages, strict=True)):
+            sums[f"energy of {index}.{number}"] = stage.dynamic_j, again.dynamic_j
+            sums[f"idle of {index}.{number}"] = stage.idle_s, again.idle_s
+            for name, seconds in stage.operators_s.items():
+                sums[f"{name} of {index}.{number}"] = seconds, again.operators_s[name]
+    found += [
+        f"{name}: {one} and {other}" for name, (one, other) in sums.items() if not np.isclose(one, other, 1e-9, 1e-9)
+    ]
+    moved = sum(abs(one - other) for one, other in zip(reference.gaps.counts, compiled.gaps.counts, strict=True))
+    if moved > 2 + 0.002 * reference.gaps.n:
+        found.append(f"{moved} gaps lie in other bins")
+    return found
+
+
+def compare(seed: int) -> tuple[list[str], Counter[str]]:
+    """Return what differs in scenario `seed`, and what it holds."""
+    scenario = draw(np.random.default_rng(seed))
+    reference, compiled = scenario.run(compiled=False), scenario.run(compiled=True)
+    settings = scenario.shape.scheduler
+    holds = Counter(
+        {
+            settings.policy: 1,
+            "asynchronous": int(settings.async_scheduling),
+            "PP > 1": int(scenario.shape.pp > 1),
+            "DP > 1": int(scenario.dp > 1),
+            "closed loop": int(scenario.workload.load.kind == "closed"),
+            "preemption": int(reference.requests.n_preemptions.any()),
+            "windows": int(len(scenario.step_model.windows) > 1),
+            "steps": sum(instance.steps.n_steps for instance in reference.instances),
+        }
+    )
+    return differences(reference, compiled), holds
+
+
+def main() -> int:
+    total, n_different = Counter[str](), 0
+    for seed in range(int(sys.argv[1])):
+        found, holds = compare(seed)
+        total += holds
+        if found:
+            n_different += 1
+            print(f"scenario {seed}: {'; '.join(found[:4])}", flush=True)
+    print(f"{n_different} of {sys.argv[1]} differ; among them {dict(total)}")
+    return 1 if n_different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
