@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from apex_sim.cost.calibrated import calibrated_costs
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.look_up import locate
 from apex_sim.cost.meter import StageMeter
-from apex_sim.cost.operators import head_operators, tokenwise_operators
+from apex_sim.cost.operators import attention_groups, head_operators, tokenwise_operators
 from apex_sim.cost.roofline import Roofline
+from apex_sim.cost.sizes import AttentionSizes, DecodeWork, PrefillWork
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StageModel, StepModel, compile_step_model, knots
 from apex_sim.hardware.cluster import load_cluster
@@ -341,3 +343,57 @@ def test_a_step_is_priced_in_tens_of_microseconds() -> None:
     for _ in range(1000):
         step_model.stages[0].price(batch)
     assert time.process_time() - started <= 0.1
+
+
+def _direct_s(step_model: StepModel, batch: StepBatch) -> float:
+    """Return the kernels of a step on its first stage, each operator evaluated at the batch itself."""
+    stage = step_model.stages[0]
+    context, cost = stage.context, stage.context.cost
+    parts = [part for _, part in tokenwise_operators(context, np.array([float(batch.n_tokens)]))]
+    parts += (
+        [part for _, part in head_operators(context, np.array([float(batch.n_sampled)]))] if batch.n_sampled else []
+    )
+    spent_s = sum(float(np.sum(part.kernel_s)) for part in parts)
+    for group in attention_groups(context):
+        at = step_model.windows.index(group.window)
+        sums = (batch.prefill_pairs[at], batch.n_prefill_tokens, batch.prefill_keys[at], batch.n_prefill_sequences)
+        prefill, decode = (
+            PrefillWork(*map(float, sums)),
+            DecodeWork(float(batch.n_decode), float(batch.decode_keys[at])),
+        )
+        plain = isinstance(group.sizes, AttentionSizes)
+        launches: list[tuple[int, Any, Any]] = [
+            (batch.n_prefill_tokens, cost.prefill_attention if plain else cost.latent_prefill, prefill),
+            (batch.n_decode, cost.decode_attention if plain else cost.latent_decode, decode),
+        ]
+        for count, price, work in launches:
+            spent_s += float(np.sum(price(work, group.sizes).kernel_s)) * group.n_layers if count else 0.0
+    return spent_s
+
+
+@pytest.mark.parametrize(
+    ("name", "tp", "cluster", "weight"),
+    [
+        ("llama-3.1-8b", 1, "8xh100-sxm", "bf16"),
+        ("llama-3.1-70b", 8, "8xh100-sxm", "bf16"),
+        ("gpt-oss-120b", 2, "8xh200-sxm", "mxfp4"),
+        ("deepseek-r1", 8, "8xh200-sxm", "fp8-block"),
+    ],
+)
+@pytest.mark.parametrize("fitted", [False, True])
+def test_whole_steps_agree_with_direct_evaluation(name: str, tp: int, cluster: str, weight: str, fitted: bool) -> None:
+    """Decodes alone, beside one chunk, beside prompts, beside short chunks that each have their own past."""
+    step_model = _step_model(name, tp, weight=weight, cluster=cluster, fitted=fitted, cuda_graphs=False)
+    rng, errors = np.random.default_rng(7), []
+    for index in range(160):
+        decodes = np.exp(rng.uniform(2.0, 9.5, int(rng.integers(1, 200)))).astype(int).tolist()
+        n, past, longest = [(0, 0.0, 0.0), (1, 9.0, 8.9), (int(rng.integers(2, 12)), 0.0, 6.5), (30, 9.0, 5.5)][
+            index % 4
+        ]
+        pasts = (np.exp(rng.uniform(0.0, past, n)) - 1.0).astype(int).tolist()
+        chunks = np.exp(rng.uniform(0.0, longest, n)).astype(int).tolist()
+        batch = _batch(step_model, decodes, list(zip(pasts, chunks, strict=True)))
+        price = step_model.stages[0].price(batch)
+        errors.append((price.device_s - price.launch_s - price.slowdown_s) / _direct_s(step_model, batch) - 1)
+    assert np.median(np.abs(errors)) <= 0.01
+    assert np.abs(errors).max() <= 0.03
