@@ -122,7 +122,15 @@ class Fleet:
         self._shapes = plan.expand()
         self._memories = [compiled[shape][0] for shape in self._shapes]
         self._instances = [
-            ReferenceInstance(self._env, shape, compiled[shape][1], compiled[shape][0], self, check=check)
+            ReferenceInstance(
+                self._env,
+                shape,
+                compiled[shape][1],
+                compiled[shape][0],
+                self,
+                unit_tokens=self._columns.hash_block_tokens,
+                check=check,
+            )
             for shape in self._shapes
         ]
         n = self._columns.n
@@ -139,6 +147,7 @@ class Fleet:
         self._finish_s = [math.nan] * n
         self._emitted = [0] * n
         self._preemptions = [0] * n
+        self._cached = [0] * n
         self._instance = [-1] * n
         self._status = [RUNNING] * n
         self._reasons: list[tuple[int, str]] = []
@@ -195,7 +204,12 @@ class Fleet:
         prompt = self._prompts[request]
         room = self._shapes[target].scheduler.max_model_len - prompt
         limit = int(self._columns.max_output_tokens[request])
-        self._instances[target].submit(request, prompt, min(limit, room) if limit else room)
+        self._instances[target].submit(request, prompt, min(limit, room) if limit else room, self._units(request))
+
+    def _units(self, request: int) -> tuple[int, ...]:
+        """Return the identities of the full hashed blocks of a request's prompt."""
+        hashes, unit_tokens = self._columns.prefix_hashes, self._columns.hash_block_tokens
+        return hashes[request][: self._prompts[request] // unit_tokens] if hashes and unit_tokens else ()
 
     def _count_in_system(self, change: int, now_s: float) -> None:
         self._request_seconds += self._n_in_system * (now_s - self._last_change_s)
@@ -228,6 +242,7 @@ class Fleet:
         request = sequence.request
         self._status[request] = status
         self._preemptions[request] = sequence.n_preemptions
+        self._cached[request] = sequence.n_cached_tokens
         self._outstanding[self._instance[request]] -= 1
         self._count_in_system(-1, now_s)
         if self._workload.load.kind == "closed" and self._next < self._columns.n:
@@ -262,6 +277,7 @@ class Fleet:
             output_tokens=self._columns.output_tokens,
             emitted_tokens=np.array(self._emitted, dtype=np.int64),
             n_preemptions=np.array(self._preemptions, dtype=np.int64),
+            cached_tokens=np.array(self._cached, dtype=np.int64),
             instance=np.array(self._instance, dtype=np.int64),
             status=np.array(self._status, dtype=np.int8),
             reasons=tuple(self._reasons),

@@ -67,6 +67,7 @@ def serve_statically(
         output_tokens=columns.output_tokens,
         emitted_tokens=requests["generated"].copy(),
         n_preemptions=requests["preemptions"].copy(),
+        cached_tokens=requests["cached"].copy(),
         instance=turn,
         status=requests["status"].astype(np.int8),
         reasons=tuple(sorted(reasons.items(), key=lambda item: (left_s[item[0]], item[0]))),
@@ -99,6 +100,8 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         columns.output_tokens[mine],
         np.where(limits > 0, np.minimum(limits, room), room),
         load.concurrency,
+        columns.hash_block_tokens if columns.prefix_hashes else None,
+        [columns.prefix_hashes[i] for i in np.flatnonzero(mine)] if columns.prefix_hashes else [],
     )
 
 

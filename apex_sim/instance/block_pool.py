@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from apex_sim.errors import InvariantError
+from apex_sim.instance.prefix_cache import PrefixCache
 from apex_sim.plan.kv_layout import KvLayout
 
 
 class BlockPool:
-    """Counts the blocks of one scheduler queue; which block is which does not matter until prefixes are shared."""
+    """Counts the blocks of one scheduler queue; which block is which matters to `prefixes` only, if there are any."""
 
-    def __init__(self, n_blocks: int, layout: KvLayout, watermark_frac: float) -> None:
+    def __init__(
+        self, n_blocks: int, layout: KvLayout, watermark_frac: float, prefixes: PrefixCache | None = None
+    ) -> None:
+        self.prefixes = prefixes
         self.n_blocks = n_blocks
         self.blocks_for = layout.blocks_for
         self.n_watermark = int(watermark_frac * n_blocks)
@@ -30,6 +34,8 @@ class BlockPool:
         if n_blocks > self.n_free:
             raise InvariantError(3, f"{n_blocks} KV blocks taken, {self.n_free} free")
         self.n_free -= n_blocks
+        if self.prefixes:
+            self.prefixes.take(n_blocks)
 
     def give_back(self, n_blocks: int) -> None:
         """Return blocks.

@@ -6,6 +6,7 @@ arrivals are known, or its own ends cause them (a closed loop).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
+from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
+from apex_sim.instance.prefix_cache import PrefixCache, prefix_cache_of
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
@@ -35,7 +38,7 @@ class Asked:
     """Requests of one instance, in order of arrival; `limit` is the most output tokens that each may have.
 
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
-    lets another arrive.
+    lets another arrive.  `units` are the identities of each prompt's blocks of `unit_tokens` tokens, if it has any.
     """
 
     arrival_s: Floats
@@ -43,6 +46,8 @@ class Asked:
     output_tokens: Ints
     limit_tokens: Ints
     concurrency: int | None = None
+    unit_tokens: int | None = None
+    units: Sequence[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
     depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
     most_running = settings.max_num_seqs + 1
+    prefixes = prefix_cache_of(settings, memory, asked.unit_tokens)
     layouts = [stage.tables.layout for stage in step_model.stages]
     numbers = [stage.tables.numbers for stage in step_model.stages]
     state = State(
@@ -123,11 +129,15 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
+        **_units(asked, prefixes),
     )
     _settle(state.engine[0], shape, memory, depth, asked.concurrency or 0)
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
+    if prefixes:
+        state.engine[0]["unit_tokens"], state.engine[0]["unit_blocks"] = prefixes.unit_tokens, prefixes.unit_blocks
+        start_queue(state.engine[0], state.units, memory.n_blocks)
     numbers_at = layout_at = 0
     for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
         stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
@@ -135,6 +145,28 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         numbers_at, layout_at = numbers_at + len(own_numbers), layout_at + len(own_layout)
     _let_arrive(state, asked)
     return state
+
+
+def _units(asked: Asked, prefixes: PrefixCache | None) -> dict[str, Any]:
+    """Return the units of all prompts, numbered from 0, one request after the other, and their records.
+
+    The free queue needs a record for each unit and one more for each gap between two.
+    """
+    full = [
+        units[: prompt // prefixes.unit_tokens] if prefixes else ()
+        for units, prompt in zip(asked.units, asked.prompt_tokens.tolist(), strict=False)
+    ] or [()] * len(asked.prompt_tokens)
+    counts = np.array([len(units) for units in full], dtype=np.int64)
+    flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
+    distinct, numbers = np.unique(flat, return_inverse=True)
+    records = np.zeros(2 * len(distinct) + 3, dtype=at.UNIT)
+    records["references"] = -1
+    return {
+        "units": records,
+        "unit_numbers": numbers.astype(np.int64),
+        "unit_first": np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        "unit_held": np.zeros(len(flat), dtype=np.int64),
+    }
 
 
 def _requests(asked: Asked) -> at.Records:

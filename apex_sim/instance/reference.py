@@ -22,6 +22,7 @@ from apex_sim.instance.clock import DECISIONS, Process, Turn, start_process, wai
 from apex_sim.instance.legal_batch import require_legal_batch
 from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
+from apex_sim.instance.prefix_cache import prefix_cache_of
 from apex_sim.instance.scheduler_queue import SchedulerQueue
 from apex_sim.instance.sequence import Entry, Sequence
 from apex_sim.plan.memory import Memory
@@ -65,6 +66,7 @@ class ReferenceInstance:
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     listener : told of everything that happens to requests.
     policy : batching policy; by default the one that the shape's scheduler settings name.
+    unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
     """
 
@@ -77,6 +79,7 @@ class ReferenceInstance:
         listener: Listener,
         policy: Policy | None = None,
         *,
+        unit_tokens: int | None = None,
         check: bool = False,
     ) -> None:
         self._env = env
@@ -95,7 +98,12 @@ class ReferenceInstance:
         self.queues = [
             SchedulerQueue(
                 settings,
-                BlockPool(memory.n_blocks // n_queues, memory.layout, preset.watermark_frac),
+                BlockPool(
+                    memory.n_blocks // n_queues,
+                    memory.layout,
+                    preset.watermark_frac,
+                    prefix_cache_of(settings, memory, unit_tokens),
+                ),
             )
             for _ in range(n_queues)
         ]
@@ -108,11 +116,12 @@ class ReferenceInstance:
         """Return the sequences in the instance's care."""
         return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
 
-    def submit(self, request: int, prompt_tokens: int, max_output_tokens: int) -> None:
+    def submit(self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = ()) -> None:
         """Put a request into the least loaded queue; it can be scheduled from the next decision on."""
         index = min(range(len(self.queues)), key=lambda i: self.queues[i].n_unfinished)
         runs_ahead = self._shape.scheduler.async_scheduling
-        self.queues[index].waiting.append(Sequence(request, prompt_tokens, max_output_tokens, runs_ahead))
+        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, units=units)
+        self.queues[index].waiting.append(sequence)
         arrived, self._arrived[index] = self._arrived[index], self._env.event()
         arrived.succeed()
 
@@ -179,7 +188,7 @@ class ReferenceInstance:
             self._listener.rejected(sequence, reason, self._env.now)
         queue.rejected.clear()
         for entry in entries:
-            if entry.past == 0 and entry.sequence.n_preemptions == 0:
+            if entry.past == entry.sequence.n_hit_tokens and entry.sequence.n_preemptions == 0:
                 self._listener.scheduled(entry.sequence.request, self._env.now)
         return entries
 

@@ -38,9 +38,40 @@ class SchedulerQueue:
         return True
 
     def release(self, sequence: Sequence) -> None:
-        """Free all blocks of `sequence`."""
-        self.pool.give_back(sequence.n_blocks)
+        """Free all blocks of `sequence` that no other one holds."""
+        prefixes = self.pool.prefixes
+        self.pool.give_back(prefixes.release(sequence) if prefixes else sequence.n_blocks)
         sequence.n_blocks = 0
+
+    def cached_tokens(self, sequence: Sequence) -> int:
+        """Return how many of the first tokens of a waiting sequence need not be computed."""
+        prefixes = self.pool.prefixes
+        return prefixes.find(sequence) * prefixes.unit_tokens if prefixes else 0
+
+    def admit(self, sequence: Sequence, n_cached: int, n_tokens: int) -> bool:
+        """Give a waiting sequence the blocks for its first `n_tokens`, of which `n_cached` are cached.
+
+        False, and no change, if what is missing is not free.
+        """
+        prefixes = self.pool.prefixes
+        if prefixes:
+            units = sequence.units[: n_cached // prefixes.unit_tokens]
+            n_shared, n_idle = len(units) * prefixes.unit_blocks, prefixes.n_idle(units) * prefixes.unit_blocks
+            if self.pool.blocks_for(n_tokens) - n_shared + n_idle > self.pool.n_free:
+                return False
+            for unit in units:
+                prefixes.reference(sequence, unit)
+            self.pool.n_free -= n_idle
+            sequence.n_blocks, sequence.n_seen = n_shared, len(units)
+            sequence.n_computed = sequence.n_hit_tokens = n_cached
+            if not sequence.n_preemptions:
+                sequence.n_cached_tokens = n_cached
+        return self.grow(sequence, n_tokens)
+
+    def remember(self, sequence: Sequence) -> None:
+        """Let later requests find what `sequence` computes, from now on."""
+        if self.pool.prefixes:
+            self.pool.prefixes.remember(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
         """Take `sequence` off its blocks for recomputation; the caller puts it back into `waiting`."""

@@ -5,7 +5,7 @@ The actual output length is deliberately absent (INV-8): only the engine, which 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, eq=False)
@@ -15,6 +15,9 @@ class Sequence:
     `n_computed` counts the tokens whose KV is computed or in flight, `n_generated` the output tokens that are known,
     `n_pending` those that steps in flight will sample, `n_blocks` the KV blocks held.  With `runs_ahead` (asynchronous
     scheduling) a pending token counts as there, so that the next one can be scheduled before it is known.
+    `units` are the identities of the prompt's full hashed blocks, of which it has looked at the first `n_seen` and
+    holds `held`, alone or with others; `n_hit_tokens` were cached when it was last admitted, `n_cached_tokens` when it
+    first was.
     """
 
     request: int
@@ -28,6 +31,11 @@ class Sequence:
     n_preemptions: int = 0
     is_finished: bool = False
     last_token_s: float = 0.0
+    units: tuple[int, ...] = ()
+    held: list[int] = field(default_factory=list)
+    n_seen: int = 0
+    n_hit_tokens: int = 0
+    n_cached_tokens: int = 0
 
     @property
     def n_tokens(self) -> int:

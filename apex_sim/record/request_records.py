@@ -19,7 +19,8 @@ class RequestRecords:
     """One row for each request, in the workload's order; times in seconds from the start, NaN where it never happened.
 
     `arrival_s` is when the client sent it, `queued_s` when a scheduler could first see it, `scheduled_s` when it was
-    first picked for a step, `first_token_s` and `finish_s` when the first and the last token left.
+    first picked for a step, `first_token_s` and `finish_s` when the first and the last token left.  `cached_tokens` of
+    its prompt were in the prefix cache when it was first admitted.
     """
 
     arrival_s: NDArray[np.float64]
@@ -31,6 +32,7 @@ class RequestRecords:
     output_tokens: NDArray[np.int64]
     emitted_tokens: NDArray[np.int64]
     n_preemptions: NDArray[np.int64]
+    cached_tokens: NDArray[np.int64]
     instance: NDArray[np.int64]
     status: NDArray[np.int8]
     reasons: tuple[tuple[int, str], ...]
@@ -73,6 +75,7 @@ class RequestRecords:
             "tpot_s": self.tpot_s,
             "e2e_s": self.e2e_s,
             "n_preemptions": self.n_preemptions,
+            "cached_tokens": self.cached_tokens,
             "instance": self.instance,
             "status": names[self.status],
             "reason": [reasons.get(index, "") for index in range(len(self.status))],

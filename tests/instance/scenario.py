@@ -34,10 +34,12 @@ from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
 LONGEST = 1024
+#: Tokens of a hashed block.
+UNIT = 64
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
 
 TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finish_s")
-COUNTS = ("emitted_tokens", "n_preemptions", "status", "instance")
+COUNTS = ("emitted_tokens", "n_preemptions", "cached_tokens", "status", "instance")
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ def draw(rng: np.random.Generator) -> Scenario:
         prompt_token_s=float(rng.choice([0.0, 1e-5])),
     )
     watermark = float(rng.choice([0.0, 0.01, 0.05])) if policy != "unified" else 0.0
+    windows = ((1, 128 // block_size + 1),) if model_name == "gpt-oss-20b" and preset.frees_windows else ()
+    if policy == "unified" and not windows and rng.random() < 0.7:
+        settings = replace(settings, prefix_cache=True)
     shape = replace(step_model.shape, scheduler=settings, preset=replace(preset, host=host, watermark_frac=watermark))
-    frees_windows = model_name == "gpt-oss-20b" and preset.frees_windows
-    windows = ((1, 128 // block_size + 1),) if frees_windows else ()
     layout = KvLayout(block_size, 1, windows)
     n_queues = pp if preset.queue_per_batch else 1
     least = layout.blocks_for(LONGEST)
@@ -131,10 +134,24 @@ def _workload(rng: np.random.Generator) -> Workload:
     prompts = rng.integers(1, 700 if long else 200, n)
     outputs = rng.integers(1, 300 if long else 60, n)
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
-    requests: Requests = make_requests(np.cumsum(gaps), prompts, outputs, max_output_tokens=limits)
+    hashes = _prefixes(rng, prompts.tolist())
+    requests: Requests = make_requests(
+        np.cumsum(gaps), prompts, outputs, max_output_tokens=limits, prefix_hashes=hashes, hash_block_tokens=UNIT
+    )
     kind: Any = form if form in ("offline", "closed") else "trace"
     concurrency = int(rng.integers(1, 12)) if form == "closed" else None
     return Workload("random", requests, LoadForm(kind, concurrency), None, None, (), True, "none")
+
+
+def _prefixes(rng: np.random.Generator, prompts: list[int]) -> list[tuple[int, ...]]:
+    """Return hashed blocks: each prompt begins like one of three documents and goes on by itself."""
+    hashes = []
+    for index, prompt in enumerate(prompts):
+        n, document = -(-prompt // UNIT), int(rng.integers(3))
+        n_shared = int(rng.integers(0, n + 1))
+        own = [1_000_000 + 1000 * index + place for place in range(n - n_shared)]
+        hashes.append((*(1000 * document + place for place in range(n_shared)), *own))
+    return hashes
 
 
 def differences(reference: FleetRun, compiled: FleetRun) -> list[str]:
@@ -184,6 +201,7 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "DP > 1": int(scenario.dp > 1),
             "closed loop": int(scenario.workload.load.kind == "closed"),
             "preemption": int(reference.requests.n_preemptions.any()),
+            "prefix hits": int(reference.requests.cached_tokens.any()),
             "windows": int(len(scenario.step_model.windows) > 1),
             "steps": sum(instance.steps.n_steps for instance in reference.instances),
         }

@@ -30,6 +30,7 @@ HELD = (
     "DP > 1",
     "closed loop",
     "preemption",
+    "prefix hits",
     "windows",
 )
 
@@ -67,7 +68,16 @@ def test_a_leap_is_no_rare_event() -> None:
 
 #: Rules of the kernel, each with the line that keeps it and what stands there without it.
 RULES = {
-    "a growing sequence takes blocks": ("blocks.py", 'state.queues[queue]["n_free"] -= missing', "pass"),
+    "a growing sequence takes blocks": ("blocks.py", 'state.queues[queue]["n_free"] -= n_blocks', "pass"),
+    "cached tokens are not computed": ("prefixes.py", "return int(n * unit_tokens)", "return 0"),
+    "the last token is always computed": ("prefixes.py", "(n_tokens - 1) // unit_tokens", "n_tokens // unit_tokens"),
+    "what others hold is not free": ("blocks.py", "- n_units * unit_blocks + n_idle >", "- n_units * unit_blocks >"),
+    "a request's last blocks are forgotten first": (
+        "prefixes.py",
+        'range(first + record["seen"] - 1, first - 1, -1)',
+        'range(first, first + record["seen"])',
+    ),
+    "blocks that are taken are forgotten": ("prefixes.py", 'state.units[place]["references"] = -1', "pass"),
     "a preempted sequence computes all again": ("blocks.py", 'state.requests[request]["computed"] = 0', "pass"),
     "a preempted sequence waits first": (
         "blocks.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -24,15 +25,46 @@ def grow(state: State, queue: int, request: int, n_tokens: int) -> bool:
     if missing > state.queues[queue]["n_free"]:
         return False
     if missing > 0:
-        state.queues[queue]["n_free"] -= missing
-        state.requests[request]["blocks"] += missing
+        take_blocks(state, queue, request, missing)
     return True
 
 
 @inner
+def take_blocks(state: State, queue: int, request: int, n_blocks: int) -> None:
+    """Give a request free blocks."""
+    state.queues[queue]["n_free"] -= n_blocks
+    state.requests[request]["blocks"] += n_blocks
+    if state.engine[0]["unit_tokens"] > 0:
+        take_from_queue(state, n_blocks)
+
+
+@inner
+def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) -> bool:
+    """Give a waiting request the blocks for its first `n_tokens`, of which `n_cached` are cached.
+
+    False, and no change, if what is missing is not free.
+    """
+    unit_tokens = state.engine[0]["unit_tokens"]
+    if unit_tokens > 0:
+        record, unit_blocks, n_units = state.requests[request], state.engine[0]["unit_blocks"], n_cached // unit_tokens
+        n_idle = n_idle_units(state, request, n_units) * unit_blocks
+        if blocks_for(state, n_tokens) - n_units * unit_blocks + n_idle > state.queues[queue]["n_free"]:
+            return False
+        hold_units(state, request, n_units)
+        state.queues[queue]["n_free"] -= n_idle
+        record["blocks"], record["computed"] = n_units * unit_blocks, n_cached
+        if record["preemptions"] == 0:
+            record["cached"] = n_cached
+    return grow(state, queue, request, n_tokens)
+
+
+@inner
 def release(state: State, queue: int, request: int) -> None:
-    """Free all blocks of a request."""
-    state.queues[queue]["n_free"] += state.requests[request]["blocks"]
+    """Free all blocks of a request that no other one holds."""
+    if state.engine[0]["unit_tokens"] > 0:
+        state.queues[queue]["n_free"] += release_units(state, request)
+    else:
+        state.queues[queue]["n_free"] += state.requests[request]["blocks"]
     state.requests[request]["blocks"] = 0
 
 

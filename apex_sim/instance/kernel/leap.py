@@ -10,7 +10,8 @@ from __future__ import annotations
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s
 from apex_sim.instance.kernel.batch import sample_step
-from apex_sim.instance.kernel.blocks import blocks_for
+from apex_sim.instance.kernel.blocks import blocks_for, head, take_blocks
+from apex_sim.instance.kernel.prefixes import cached_tokens, n_bare_first
 from apex_sim.instance.kernel.record import count_gap, count_gaps, is_sampled, note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -36,8 +37,7 @@ def take_leap(state: State, queue: int) -> bool:
         request["last_s"] = last_s
         missing = blocks_for(state, request["computed"]) - request["blocks"]
         if missing > 0:
-            record["n_free"] -= missing
-            request["blocks"] += missing
+            take_blocks(state, queue, state.running[queue, index], missing)
     _count_steps(state, n_steps, record["host_s"])
     engine["line_done"] += n_steps
     engine["barren_steps"] = 0
@@ -122,6 +122,8 @@ def _n_with_blocks(state: State, queue: int, most: int) -> int:
     """Return for how many steps the free blocks last."""
     engine, record = state.engine[0], state.queues[queue]
     free = record["n_free"] - engine["keeps_one_free"]
+    if engine["unit_tokens"] > 0 and record["n_waiting"] > 0 and cached_tokens(state, head(state, queue)) > 0:
+        free = min(free, n_bare_first(state))  # a head that loses its hits needs fewer blocks for its first chunk
     each = most // engine["block_size"] + 1
     if record["n_running"] * each * engine["n_lists"] <= free or _blocks_missing(state, queue, most) <= free:
         return most

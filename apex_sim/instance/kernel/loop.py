@@ -187,7 +187,7 @@ def _note_scheduled(state: State, queue: int) -> None:
     for index in range(state.queues[queue]["n_entries"]):
         entry = state.entries[queue, index]
         request = state.requests[entry["request"]]
-        if entry["past"] == 0 and request["preemptions"] == 0 and np.isnan(request["scheduled_s"]):
+        if request["preemptions"] == 0 and np.isnan(request["scheduled_s"]):
             request["scheduled_s"] = state.engine[0]["now_s"]
 
 

@@ -23,6 +23,8 @@ REQUEST: Final = np.dtype(
         ("pending", np.int64),
         ("blocks", np.int64),
         ("preemptions", np.int64),
+        ("seen", np.int64),
+        ("cached", np.int64),
         ("status", np.int64),
         ("reason", np.int64),
         ("arrival_s", np.float64),
@@ -33,6 +35,10 @@ REQUEST: Final = np.dtype(
         ("last_s", np.float64),
     ]
 )
+
+#: One unit of a prompt, or a stretch of free blocks without one, in the queue of free blocks: how many requests hold it
+#: (-1: not cached), its neighbours in the queue (-1: none) and its blocks.
+UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after", np.int64), ("n_blocks", np.int64)])
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
 #: batches handed over in a row that held the same decodes.
@@ -63,6 +69,11 @@ QUEUE: Final = np.dtype(
 ENGINE: Final = np.dtype(
     [
         ("max_num_seqs", np.int64),
+        ("unit_tokens", np.int64),
+        ("unit_blocks", np.int64),
+        ("first_free", np.int64),
+        ("last_free", np.int64),
+        ("spare", np.int64),
         ("budget", np.int64),
         ("max_model_len", np.int64),
         ("block_size", np.int64),
@@ -172,6 +183,9 @@ class State(NamedTuple):
     line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
         outside the data.
     sums, growing, room, price_s, preempted : scratch.
+    units : records of all prompts' units, and behind them of stretches of free blocks without one.
+    unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
+    unit_first : where each request's units begin.
     """
 
     requests: Records
@@ -203,3 +217,7 @@ class State(NamedTuple):
     line: Floats
     price_s: Floats
     preempted: Ints
+    units: Records
+    unit_numbers: Ints
+    unit_first: Ints
+    unit_held: Ints

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from apex_sim.instance.kernel.blocks import grow, head, n_uncomputed, pop_front, preempt, schedule_tokens
+from apex_sim.instance.kernel.blocks import admit, grow, head, n_uncomputed, pop_front, preempt, schedule_tokens
 from apex_sim.instance.kernel.loop import hand_over, until_decision
+from apex_sim.instance.kernel.prefixes import cached_tokens, remember
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import compiled, inner
 
@@ -35,6 +36,7 @@ def decide(state: State, queue: int) -> None:
         if not _make_room(state, queue, request, requests[request]["computed"] + n_new):
             break
         schedule_tokens(state, queue, request, n_new)
+        remember(state, request)
         budget -= n_new
     if record["n_running"] == n_before:
         _admit(state, queue, budget)
@@ -70,11 +72,13 @@ def _admit(state: State, queue: int, budget: int) -> None:
         request = head(state, queue)
         if state.requests[request]["pending"] > 0:
             return
-        n_new = min(n_uncomputed(state, request), budget)
-        if not grow(state, queue, request, state.requests[request]["computed"] + n_new):
+        n_cached = cached_tokens(state, request)
+        n_new = min(n_uncomputed(state, request) - n_cached, budget)
+        if not admit(state, queue, request, n_cached, n_cached + n_new):
             return
         pop_front(state, queue)
         state.running[queue, record["n_running"]] = request
         record["n_running"] += 1
         schedule_tokens(state, queue, request, n_new)
+        remember(state, request)
         budget -= n_new

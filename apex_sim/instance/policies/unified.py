@@ -2,6 +2,7 @@
 
 Rules of vLLM 0.13.0, vllm/v1/core/sched/scheduler.py `schedule`: no difference between prefill and decode, blocks as
 tokens are scheduled, the youngest running sequence is preempted, and nobody is admitted in a step that preempted.
+What is cached of a waiting prompt costs neither tokens of the budget nor, as long as others hold it, blocks.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def schedule_unified(queue: SchedulerQueue) -> list[Entry]:
         if not _make_room(queue, sequence, sequence.n_computed + n_new):
             break
         batch.append(schedule_tokens(sequence, n_new))
+        queue.remember(sequence)
         budget -= n_new
     if len(queue.running) == n_running_before:
         batch += _admit(queue, budget)
@@ -55,10 +57,12 @@ def _admit(queue: SchedulerQueue, budget: int) -> list[Entry]:
         sequence = queue.waiting[0]
         if sequence.n_pending:  # preempted with a token still in flight: its length is not known yet
             break
-        n_new = min(sequence.n_uncomputed, budget)
-        if not queue.grow(sequence, sequence.n_computed + n_new):
+        n_cached = queue.cached_tokens(sequence)
+        n_new = min(sequence.n_uncomputed - n_cached, budget)
+        if not queue.admit(sequence, n_cached, n_cached + n_new):
             break
         queue.running.append(queue.waiting.popleft())
         batch.append(schedule_tokens(sequence, n_new))
+        queue.remember(sequence)
         budget -= n_new
     return batch
