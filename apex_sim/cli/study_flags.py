@@ -158,6 +158,12 @@ SCHEDULER_FLAGS: Final = (
         default=None,
         help="Whether scheduling overlaps with the device.",
     ),
+    click.option(
+        "--prefix-cache/--no-prefix-cache",
+        "scheduler__prefix_cache",
+        default=None,
+        help="Whether prompts share what is cached of them.",
+    ),
 )
 
 _HEADINGS: Final = {"": "Question", "load": "Traffic", "space": "Plans", "scheduler": "Scheduler"}

@@ -164,8 +164,7 @@ class Fleet:
         while self._env.peek() < stop_s:
             self._env.step()
         over = self._env.peek() == math.inf
-        lost = self._status.count(RUNNING)
-        if over and lost:
+        if over and (lost := self._status.count(RUNNING)):
             raise InvariantError(1, f"{lost} requests never ended")
         for sequence in (each for instance in self._instances for each in instance.unfinished()):
             self._preemptions[sequence.request] = sequence.n_preemptions
@@ -192,8 +191,7 @@ class Fleet:
         self._instance[request] = target
         host = self._shapes[target].preset.host
         delay_s = host.frontend_s + host.prompt_token_s * self._prompts[request]
-        delay = self._env.timeout(delay_s)
-        delay.callbacks.append(lambda _: self._await_turn(request, target))
+        self._env.timeout(delay_s).callbacks.append(lambda _: self._await_turn(request, target))
 
     def _await_turn(self, request: int, target: int) -> None:
         """Let batches that end at this instant end first."""
@@ -204,12 +202,9 @@ class Fleet:
         prompt = self._prompts[request]
         room = self._shapes[target].scheduler.max_model_len - prompt
         limit = int(self._columns.max_output_tokens[request])
-        self._instances[target].submit(request, prompt, min(limit, room) if limit else room, self._units(request))
-
-    def _units(self, request: int) -> tuple[int, ...]:
-        """Return the identities of the full hashed blocks of a request's prompt."""
-        hashes, unit_tokens = self._columns.prefix_hashes, self._columns.hash_block_tokens
-        return hashes[request][: self._prompts[request] // unit_tokens] if hashes and unit_tokens else ()
+        self._instances[target].submit(
+            request, prompt, min(limit, room) if limit else room, self._columns.full_blocks(request)
+        )
 
     def _count_in_system(self, change: int, now_s: float) -> None:
         self._request_seconds += self._n_in_system * (now_s - self._last_change_s)

@@ -101,7 +101,7 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         np.where(limits > 0, np.minimum(limits, room), room),
         load.concurrency,
         columns.hash_block_tokens if columns.prefix_hashes else None,
-        [columns.prefix_hashes[i] for i in np.flatnonzero(mine)] if columns.prefix_hashes else [],
+        [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],
     )
 
 

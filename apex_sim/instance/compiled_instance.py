@@ -38,7 +38,7 @@ class Asked:
     """Requests of one instance, in order of arrival; `limit` is the most output tokens that each may have.
 
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
-    lets another arrive.  `units` are the identities of each prompt's blocks of `unit_tokens` tokens, if it has any.
+    lets another arrive.  `units` are the identities of each prompt's full blocks of `unit_tokens` tokens, if any.
     """
 
     arrival_s: Floats
@@ -152,10 +152,7 @@ def _units(asked: Asked, prefixes: PrefixCache | None) -> dict[str, Any]:
 
     The free queue needs a record for each unit and one more for each gap between two.
     """
-    full = [
-        units[: prompt // prefixes.unit_tokens] if prefixes else ()
-        for units, prompt in zip(asked.units, asked.prompt_tokens.tolist(), strict=False)
-    ] or [()] * len(asked.prompt_tokens)
+    full = asked.units if prefixes else [()] * len(asked.prompt_tokens)
     counts = np.array([len(units) for units in full], dtype=np.int64)
     flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
     distinct, numbers = np.unique(flat, return_inverse=True)

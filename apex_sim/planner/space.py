@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from apex_sim.errors import InfeasiblePlanError, InputError
+from apex_sim.instance.policies import CACHING_POLICIES
+from apex_sim.plan.kv_layout import layout_of
 from apex_sim.plan.legality import require_legal_plan
 from apex_sim.plan.memory import instance_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
-from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
+from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.planner.study import Study
 
 _MODEL_LEN_STEP: Final = 1024
@@ -87,7 +89,29 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         async_scheduling=scheduler.async_scheduling,
         where=f"study {study.name}, table [scheduler]",
     )
+    settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))
     return Shape(study.cluster.device.name, tensor_pipeline_stages(layers, tp), precision, settings, study.preset)
+
+
+def _caches_prefixes(study: Study, settings: SchedulerSettings, tp: int) -> bool:
+    """Return whether an instance caches prefixes: as the study says, else as the engine does where that is built.
+
+    Raises
+    ------
+    InputError : the study asks for it under a policy that has none.
+    """
+    has_policy, unit_tokens = settings.policy in CACHING_POLICIES, study.workload.requests.hash_block_tokens
+    if study.scheduler.prefix_cache is not None:
+        if study.scheduler.prefix_cache and not has_policy:
+            raise InputError(
+                f"prefix_cache with policy {settings.policy!r}, which has none yet",
+                where=f"study {study.name}, table [scheduler]",
+                remedy="use preset vllm-1 or leave it out",
+            )
+        return study.scheduler.prefix_cache
+    layout = layout_of(study.model, settings.block_size_tokens, study.preset.frees_windows, tp)
+    whole = unit_tokens is not None and unit_tokens % settings.block_size_tokens == 0
+    return study.preset.caches_prefixes and has_policy and whole and layout.n_lists == 1
 
 
 def enumerate_space(study: Study) -> Space:

@@ -70,6 +70,7 @@ class SchedulerEntry(StrictModel):
     gpu_memory_utilization_frac: float | None = Field(default=None, gt=0, le=1)
     cuda_graphs: bool = True
     async_scheduling: bool | None = None
+    prefix_cache: bool | None = None
 
 
 class StudyFile(StrictModel):

@@ -171,7 +171,8 @@ class Preset:
     `queue_per_batch` splits queue and KV blocks into one part for each batch in flight (vLLM v0's virtual engines);
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
     that lie behind a layer's sliding window.  A preset whose batching rules are not built has no policy (None); it
-    holds its engine's figures and refuses to choose settings.  `engine_settings` are defaults that only this engine
+    holds its engine's figures and refuses to choose settings.  `caches_prefixes` says that its prefix cache is built
+    and on by default.  `engine_settings` are defaults that only this engine
     has, under its own names.
     """
 
@@ -194,6 +195,7 @@ class Preset:
     buffers: Buffers
     sources: tuple[str, ...]
     engine_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
+    caches_prefixes: bool = False
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -97,6 +97,7 @@ VLLM_1: Final = Preset(
     async_scheduling=True,
     queue_per_batch=False,
     frees_windows=True,
+    caches_prefixes=True,
     own_all_reduce="symmetric",
     graphs=Graphs(
         sizes=_V1_GRAPH_SIZES,

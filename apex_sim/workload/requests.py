@@ -79,6 +79,12 @@ class Requests:
         """Mean arrival rate, (n - 1) over the time from first to last arrival; None when nothing defines it."""
         return (self.n - 1) / self.duration_s if self.duration_s else None
 
+    def full_blocks(self, row: int) -> tuple[int, ...]:
+        """Return the identities of the full hashed blocks of one prompt; none if the source has no hashes."""
+        if self.prefix_hashes is None or self.hash_block_tokens is None:
+            return ()
+        return self.prefix_hashes[row][: int(self.prompt_tokens[row]) // self.hash_block_tokens]
+
     def take(self, rows: slice | IntArray) -> Requests:
         """Return the requests at `rows`, in that order, arrivals unchanged."""
         index = np.arange(self.n)[rows]

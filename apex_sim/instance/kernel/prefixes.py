@@ -57,6 +57,7 @@ def hold_units(state: State, request: int, n_units: int) -> None:
         unit = state.unit_numbers[index]
         if state.units[unit]["references"] == 0:
             _unlink(state, unit)
+            _merge(state, state.units[unit]["before"], state.units[unit]["after"])
         state.units[unit]["references"] += 1
         state.unit_held[index] = 1
     state.requests[request]["seen"] = n_units
@@ -142,6 +143,15 @@ def _unlink(state: State, place: int) -> None:
         state.units[after]["before"] = before
     else:
         state.engine[0]["last_free"] = before
+
+
+@inner
+def _merge(state: State, before: int, after: int) -> None:
+    """Make one of two neighbouring stretches of bare blocks."""
+    if min(before, after) >= (len(state.units) - 3) // 2:
+        state.units[before]["n_blocks"] += state.units[after]["n_blocks"]
+        _unlink(state, after)
+        _give_spare(state, after)
 
 
 @inner

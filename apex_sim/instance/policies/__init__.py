@@ -4,4 +4,6 @@ from apex_sim.instance.policies.chunked import schedule_chunked
 from apex_sim.instance.policies.prefill_first import schedule_prefill_first
 from apex_sim.instance.policies.unified import schedule_unified
 
+#: Policies that look prompts up in the prefix cache.
+CACHING_POLICIES = ("unified",)
 POLICIES = {"prefill-first": schedule_prefill_first, "chunked": schedule_chunked, "unified": schedule_unified}
