@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
+from apex_sim.errors import UnsupportedError
 from apex_sim.instance.admission import Admission
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.sequence import Entry, Sequence
-from apex_sim.errors import UnsupportedError
 from apex_sim.plan.shape import SchedulerSettings
 
 

@@ -159,7 +159,24 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
     Raises
     ------
     InfeasiblePlanError : a stage's weights and buffers leave no room for KV, or the pool is smaller than
-        `max_model_len`, which engines refuse at start.
+        `max_model_len`, which vLLM refuses at start, and which others could not serve.
+    """
+    memory, tokens = unchecked_memory(model, device, shape)
+    # vLLM v0 compares before it splits the blocks, starts, and then rejects or thrashes on what no queue can hold.
+    if memory.n_blocks // shape.n_queues < memory.layout.blocks_for(shape.scheduler.max_model_len):
+        per_queue = f" in each of {shape.n_queues} queues" if shape.n_queues > 1 else ""
+        raise InfeasiblePlanError(
+            f"memory: {tokens} tokens of KV{per_queue}, below max_model_len {shape.scheduler.max_model_len}"
+        )
+    return memory
+
+
+def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory, int]:
+    """Return the memory of one instance, and the longest request that a queue can hold, in tokens.
+
+    Raises
+    ------
+    InfeasiblePlanError : a stage's weights and buffers leave no room for KV.
     """
     stages = tuple(stage_memory(model, device, shape, index) for index in range(shape.pp))
     for index, stage in enumerate(stages):
@@ -178,12 +195,4 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
     )
     block = layout.block_size_tokens
     n_blocks = min(int(stage.kv_bytes // (stage.kv_bytes_per_token * layout.list_frac * block)) for stage in stages)
-    # vLLM v0 compares before it splits the blocks, starts, and then rejects or thrashes on what no queue can hold.
-    n_usable = n_blocks // shape.n_queues
-    if n_usable < layout.blocks_for(shape.scheduler.max_model_len):
-        per_queue = f" in each of {shape.n_queues} queues" if shape.n_queues > 1 else ""
-        tokens = layout.tokens_in(n_usable)
-        raise InfeasiblePlanError(
-            f"memory: {tokens} tokens of KV{per_queue}, below max_model_len {shape.scheduler.max_model_len}"
-        )
-    return Memory(stages, layout, n_blocks)
+    return Memory(stages, layout, n_blocks), layout.tokens_in(n_blocks // shape.n_queues)

@@ -71,7 +71,7 @@ def resolve_settings(
 
 
 def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:
-    """Return the rule of reservation; one budget stands for chunk and batch of prompts, so the larger holds for both."""
+    """Return the rule of reservation; a chunk above the limit of a batch of prompts raises that limit."""
     rule = preset.reservation
     return rule and replace(rule, max_prefill_tokens=max(rule.max_prefill_tokens, budget_tokens))
 
@@ -92,7 +92,10 @@ def _check(settings: SchedulerSettings, where: str) -> None:
     frac = settings.gpu_memory_utilization_frac
     if not 0.0 < frac <= 1.0:
         raise InputError(f"gpu_memory_utilization_frac is {frac}", where=where, remedy="give a share in (0, 1]")
-    if settings.policy in ("prefill-first", "max-utilization") and settings.max_num_batched_tokens < settings.max_model_len:
+    if (
+        settings.policy in ("prefill-first", "max-utilization")
+        and settings.max_num_batched_tokens < settings.max_model_len
+    ):
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_model_len "
             f"{settings.max_model_len}, and {settings.policy} runs a prompt in one step",

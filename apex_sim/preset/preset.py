@@ -171,7 +171,8 @@ class Defaults:
     """The engine's own settings on devices with at least `min_memory_bytes` whose name holds none of `except_devices`.
 
     `budget_tokens` gives `max_num_batched_tokens` for each batching policy; None stands for max(max_model_len, 2048).
-    The entry holds from `min_tp` tensor-parallel ranks on; `max_graph_sequences` cuts the captured sizes (None: all of them).
+    The entry holds from `min_tp` tensor-parallel ranks on; `max_graph_sequences` cuts the captured
+    sizes (None: all of them).
     """
 
     min_memory_bytes: float

@@ -37,14 +37,8 @@ from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
-PRESET_OF = {
-    "prefill-first": "vllm-0.6",
-    "chunked": "vllm-0.6",
-    "unified": "vllm-1",
-    "sglang": "sglang",
-    "no-evict": "trtllm",
-    "max-utilization": "trtllm",
-}
+PRESET_OF = {"prefill-first": "vllm-0.6", "chunked": "vllm-0.6", "unified": "vllm-1", "sglang": "sglang"}
+PRESET_OF |= {"no-evict": "trtllm", "max-utilization": "trtllm"}
 
 StepTime = Callable[[StepBatch], float]
 
