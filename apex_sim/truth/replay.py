@@ -86,6 +86,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
     workload = draw_case_load(case, folder)
     settings, assumed = _settings(case, preset, model, cluster)
     _require_lengths(workload, settings.max_model_len)
+    _require_whole_prompts(workload, settings)
     stages = tensor_pipeline_stages(balanced_split(model.n_layers, deployment.pp or 1), deployment.tp)
     shape = Shape(cluster.device.name, stages, precision, settings, preset)
     if case.settings.max_model_len is None and preset in (SGLANG, TRTLLM):
@@ -159,6 +160,8 @@ def _cluster(deployment: Deployment) -> Cluster:
 
 def _precision(deployment: Deployment, model: Model) -> tuple[Precision, list[str]]:
     weight, kv = deployment.weight_dtype or model.weight_dtype, deployment.kv_dtype or "bf16"
+    if weight == "fp8" and model.weight_dtype == "fp8-block":
+        weight = model.weight_dtype  # the checkpoint's own fp8
     if weight not in WEIGHT_DTYPES or kv not in KV_DTYPES:
         raise UnsupportedError(f"{weight} weights with {kv} KV cache are not simulated yet")
     precision = Precision(weight, kv)
@@ -234,6 +237,13 @@ def _async_scheduling(case: Case) -> bool | None:
 
 
 def _require_lengths(workload: Workload, max_model_len: int) -> None:
+    """Check that the engine takes every request."""
     longest = int(np.max(workload.requests.prompt_tokens + workload.requests.output_tokens))
     if longest > max_model_len:
         raise UnsupportedError(f"a request of {longest} tokens does not fit max_model_len {max_model_len}")
+
+
+def _require_whole_prompts(workload: Workload, settings: SchedulerSettings) -> None:
+    longest = int(np.max(workload.requests.prompt_tokens))
+    if settings.policy == "no-evict" and longest > settings.max_num_batched_tokens:
+        raise UnsupportedError(f"a prompt of {longest} tokens needs chunked context, which is not built yet")
