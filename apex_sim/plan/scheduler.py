@@ -102,7 +102,7 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             where=where,
             remedy="raise the budget, lower max_model_len, or use another policy",
         )
-    if settings.max_num_batched_tokens < settings.block_size_tokens:
+    if settings.reservation and settings.max_num_batched_tokens < settings.block_size_tokens:
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below block_size_tokens "
             f"{settings.block_size_tokens}",

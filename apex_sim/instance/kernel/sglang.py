@@ -32,9 +32,9 @@ def advance_sglang(state: State) -> None:
 def _decide(state: State, queue: int) -> None:
     record = state.queues[queue]
     record["is_steady"] = 0
-    if record["chunked"] > 0:
+    if record["under_way"] > 0:
         record["is_full"] = 0
-    if record["chunked"] > 0 or (record["is_full"] == 0 and record["n_waiting"] > 0):
+    if record["under_way"] > 0 or (record["is_full"] == 0 and record["n_waiting"] > 0):
         _prefill(state, queue)
     if record["n_entries"] == 0:
         n_before = record["n_running"]
@@ -49,7 +49,7 @@ def _prefill(state: State, queue: int) -> None:
     record, engine, rest = state.queues[queue], state.engine[0], state.reserve[0]
     n_seats = engine["max_num_seqs"] - record["n_seats"]
     _open_budget(state, queue)
-    if record["chunked"] > 0:
+    if record["under_way"] > 0:
         _go_on(state, queue)
     while record["n_waiting"] > 0:
         if record["n_entries"] >= n_seats:
@@ -60,7 +60,7 @@ def _prefill(state: State, queue: int) -> None:
         if record["is_full"] == 1 or rest["input_left"] <= 0 or rest["chunk_left"] <= 0:
             break
     record["n_seats"] += record["n_entries"]
-    if record["n_entries"] > 0 and record["chunked"] > 0:
+    if record["n_entries"] > 0 and record["under_way"] > 0:
         record["n_seats"] -= 1
 
 
@@ -69,7 +69,7 @@ def _open_budget(state: State, queue: int) -> None:
     record, rest, most = state.queues[queue], state.reserve[0], 0
     for index in range(record["n_running"]):
         request = state.running[queue, index]
-        if request + 1 != record["chunked"]:
+        if request + 1 != record["under_way"]:
             left = _max_new_tokens(state, queue, request) - state.requests[request]["generated"]
             most += min(left, rest["clip_tokens"])
     free = _tokens_in(state, record["n_free"])
@@ -122,13 +122,13 @@ def _charge(state: State, n_tokens: int, n_reserved: int) -> None:
 def _go_on(state: State, queue: int) -> None:
     """Schedule the next chunk of the prompt under way, whose blocks it has."""
     record, rest = state.queues[queue], state.reserve[0]
-    request = record["chunked"] - 1
+    request = record["under_way"] - 1
     n_left = n_uncomputed(state, request)
     n_new = min(n_left, rest["chunk_left"])
     reserved = 0
     if n_new == n_left:
         reserved = min(_max_new_tokens(state, queue, request), rest["clip_tokens"])
-        record["chunked"] = 0
+        record["under_way"] = 0
     _charge(state, n_new, reserved)
     schedule_tokens(state, queue, request, n_new)
 
@@ -155,7 +155,7 @@ def _admit(state: State, queue: int) -> bool:
         return False
     _charge(state, n_new, reserved)
     if n_new < n_left:
-        record["chunked"] = request + 1
+        record["under_way"] = request + 1
     pop_front(state, queue)
     state.running[queue, record["n_running"]] = request
     record["n_running"] += 1

@@ -35,7 +35,7 @@ REQUEST: Final = np.dtype(
 )
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
-#: batches handed over in a row that held the same decodes.  From `chunked` (the request under way plus one, or 0) on
+#: batches handed over in a row that held the same decodes.  From `under_way` (the request under way plus one, or 0) on
 #: they are those of `Admission`.
 QUEUE: Final = np.dtype(
     [
@@ -57,7 +57,7 @@ QUEUE: Final = np.dtype(
         ("n_same", np.int64),
         ("decided_s", np.float64),
         ("host_s", np.float64),
-        ("chunked", np.int64),
+        ("under_way", np.int64),
         ("is_full", np.int64),
         ("n_seats", np.int64),
         ("n_decays", np.int64),
