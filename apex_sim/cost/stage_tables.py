@@ -53,7 +53,8 @@ def tabulate_stage(
     """Return the tables of one stage; `classes` holds the attention class of each group."""
     shape = context.shape
     graphs, packer = shape.preset.graphs, _Packer(at.N_SCALARS, at.N_HEADER)
-    sizes = graphs.sizes if shape.scheduler.cuda_graphs else ()
+    largest = (shape.scheduler.max_graph_sequences or graphs.sizes[-1]) if shape.scheduler.cuda_graphs else 0
+    sizes = tuple(size for size in graphs.sizes if size <= largest)
     header = {
         at.TOKENS_AT: packer.add(tokens.totals_s),
         at.HEAD_AT: packer.add(head.totals_s),

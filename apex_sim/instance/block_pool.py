@@ -16,6 +16,7 @@ class BlockPool:
         self.prefixes = prefixes
         self.n_blocks = n_blocks
         self.blocks_for = layout.blocks_for
+        self._tokens_in = layout.tokens_in
         self.n_watermark = int(watermark_frac * n_blocks)
         self.n_free = n_blocks
 
@@ -23,6 +24,16 @@ class BlockPool:
     def n_used(self) -> int:
         """Blocks in use."""
         return self.n_blocks - self.n_free
+
+    @property
+    def tokens_free(self) -> int:
+        """Tokens of one more sequence that the free blocks hold."""
+        return self._tokens_in(self.n_free)
+
+    @property
+    def tokens_in_all(self) -> int:
+        """Tokens of one sequence that all blocks hold."""
+        return self._tokens_in(self.n_blocks)
 
     def take(self, n_blocks: int) -> None:
         """Take blocks; the caller has checked that they are free.

@@ -25,6 +25,7 @@ from apex_sim.instance.prefix_cache import PrefixCache, prefix_cache_of
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
+from apex_sim.preset.preset import Reservation
 from apex_sim.record.latency_histogram import N_BINS, LatencyHistogram
 from apex_sim.record.request_records import REJECTED, RUNNING
 from apex_sim.record.step_records import STEP_COLUMNS, StepRecords
@@ -129,8 +130,10 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
+        reserve=np.zeros(1, dtype=at.RESERVE),
         **_units(asked, prefixes),
     )
+    _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth, asked.concurrency or 0)
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
@@ -173,6 +176,14 @@ def _requests(asked: Asked) -> at.Records:
     for name in ("arrival_s", "queued_s", "scheduled_s", "first_s", "finish_s", "last_s"):
         requests[name] = np.nan
     return requests
+
+
+def _reserve(state: State, rule: Reservation | None) -> None:
+    if rule is None:
+        return
+    for name in ("first_ratio", "least_ratio", "decay_ratio", "retract_steps", "clip_tokens", "max_prefill_tokens"):
+        state.reserve[name] = getattr(rule, name)
+    state.queues["start_ratio"] = rule.first_ratio
 
 
 def _settle(engine: Any, shape: Shape, memory: Memory, depth: int, concurrency: int) -> None:

@@ -146,6 +146,7 @@ class ReferenceInstance:
                 yield from wait_until(self._env, oldest.end_s)
                 self._take_in(queue, oldest)
             elif not queue.n_unfinished:
+                queue.rest()
                 yield self._arrived[index]
 
     def _step(self, queue: SchedulerQueue) -> Generator[simpy.Event, Any, InFlight | None]:

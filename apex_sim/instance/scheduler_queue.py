@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from apex_sim.errors import UnsupportedError
+from apex_sim.instance.admission import Admission
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.sequence import Entry, Sequence
 from apex_sim.plan.shape import SchedulerSettings
@@ -21,6 +23,27 @@ class SchedulerQueue:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.rejected: list[tuple[Sequence, str]] = []
+        rule = settings.reservation
+        self.admission = Admission(rule, rule.first_ratio) if rule else None
+
+    @property
+    def reserving(self) -> Admission:
+        """State of a policy that reserves room for outputs.
+
+        Raises
+        ------
+        UnsupportedError : the settings say nothing of reservations.
+        """
+        if self.admission is None:
+            raise UnsupportedError(
+                f"policy {self.settings.policy} without a rule of reservation", remedy="take the preset that has it"
+            )
+        return self.admission
+
+    def rest(self) -> None:
+        """Take note that nothing is left to do."""
+        if self.admission:
+            self.admission.rest()
 
     @property
     def n_unfinished(self) -> int:

@@ -4,7 +4,7 @@ In saturation an instance keeps its batch full.  With B sequences of p prompt an
 of them end in a step and as many prompts enter it, so that a pipeline slot lasts s(B decodes + B p / o prompt
 tokens) and the instance serves B / (o s) requests per second.  An estimate from means: queueing needs the simulation.
 It assumes that the batches in a pipeline are equal; engines do not balance them, and unequal ones serve down to half
-of the estimate at two or four stages, less at eight.
+of the estimate at two or four stages, less at eight.  An engine that never evicts keeps room for the whole output.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def instance_capacity_per_s(step_model: StepModel, memory: Memory, prompt_tokens
     """
     shape = step_model.shape
     settings = shape.scheduler
-    held_tokens = prompt_tokens + output_tokens / 2
+    held_tokens = prompt_tokens + (output_tokens if settings.policy == "no-evict" else output_tokens / 2)
     n_seats = settings.max_num_seqs * shape.n_queues / shape.pp
     n_running = max(1.0, min(n_seats, memory.kv_tokens / shape.pp / held_tokens))
-    if settings.policy == "prefill-first":
+    if settings.policy in ("prefill-first", "sglang"):
         decode_s = _step_s(step_model, _decodes(step_model, n_running, held_tokens))
         slot_s = decode_s + _prefill_s(step_model, n_running / output_tokens, prompt_tokens)
     else:

@@ -7,12 +7,15 @@ The activation peak is that of the engine's profiling run over N = `max_num_batc
 matrix the residual, the layer's input and its output (hidden size each), the gate and up columns and their product
 are alive (LlamaMLP and LlamaDecoderLayer in vLLM 0.6.0, vllm/model_executor/models/llama.py), and where activations
 are quantised the product's narrow copy (apply_fp8_linear, w8a8_utils.py).  Attention holds less.
+SGLang profiles nothing: weights and KV fill a share of what was free before the weights, and buffers live in the rest
+(0.5.6 sglang/srt/model_executor/model_runner.py profile_max_num_token; whether they fit there is not checked).
+TensorRT-LLM gives KV a share of what weights, buffers and peaks leave (tensorrt_llm/_torch/pyexecutor/_util.py).
 CUDA graphs are captured after the KV pool is sized and live in the share that `gpu_memory_utilization` leaves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.device import Device
@@ -21,6 +24,7 @@ from apex_sim.model.model import Layer, Model
 from apex_sim.plan.kv_layout import KvLayout, layout_of
 from apex_sim.plan.shape import Shape
 from apex_sim.plan.weights import local_kv_numbers, stage_weight_bytes
+from apex_sim.preset.preset import PoolRule
 from apex_sim.units import BYTES_PER_NUMBER, GIB
 
 
@@ -118,7 +122,7 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
     )
     is_last = index == len(shape.stages) - 1
     sampled_rows = min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
-    return StageMemory(
+    memory = StageMemory(
         total_bytes=device.memory_bytes,
         budget_bytes=device.memory_bytes * scheduler.gpu_memory_utilization_frac,
         weight_bytes=stage_weight_bytes(model, shape.stages, index, shape.precision),
@@ -129,6 +133,24 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
         misc_bytes=buffers.misc_bytes,
         kv_bytes_per_token=stage_kv_bytes_per_token(model, shape, index),
     )
+    return _by_pool_rule(memory, buffers.pool_rule, scheduler.gpu_memory_utilization_frac)
+
+
+def _by_pool_rule(memory: StageMemory, rule: PoolRule, share_frac: float) -> StageMemory:
+    """Return the terms of an engine whose pool is a share of something other than the whole memory."""
+    if rule == "share-of-memory":
+        return memory
+    if rule == "share-of-free":
+        free_bytes = memory.total_bytes - memory.communicator_bytes
+        return replace(
+            memory,
+            budget_bytes=memory.communicator_bytes + share_frac * free_bytes,
+            activation_bytes=0.0,
+            sampler_bytes=0.0,
+            misc_bytes=0.0,
+        )
+    held_bytes = memory.weight_bytes + memory.communicator_bytes + memory.misc_bytes + memory.peak_bytes
+    return replace(memory, budget_bytes=held_bytes + share_frac * (memory.total_bytes - held_bytes))
 
 
 def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
@@ -137,7 +159,24 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
     Raises
     ------
     InfeasiblePlanError : a stage's weights and buffers leave no room for KV, or the pool is smaller than
-        `max_model_len`, which engines refuse at start.
+        `max_model_len`, which vLLM refuses at start, and which others could not serve.
+    """
+    memory, tokens = unchecked_memory(model, device, shape)
+    # vLLM v0 compares before it splits the blocks, starts, and then rejects or thrashes on what no queue can hold.
+    if memory.n_blocks // shape.n_queues < memory.layout.blocks_for(shape.scheduler.max_model_len):
+        per_queue = f" in each of {shape.n_queues} queues" if shape.n_queues > 1 else ""
+        raise InfeasiblePlanError(
+            f"memory: {tokens} tokens of KV{per_queue}, below max_model_len {shape.scheduler.max_model_len}"
+        )
+    return memory
+
+
+def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory, int]:
+    """Return the memory of one instance, and the longest request that a queue can hold, in tokens.
+
+    Raises
+    ------
+    InfeasiblePlanError : a stage's weights and buffers leave no room for KV.
     """
     stages = tuple(stage_memory(model, device, shape, index) for index in range(shape.pp))
     for index, stage in enumerate(stages):
@@ -156,12 +195,4 @@ def instance_memory(model: Model, device: Device, shape: Shape) -> Memory:
     )
     block = layout.block_size_tokens
     n_blocks = min(int(stage.kv_bytes // (stage.kv_bytes_per_token * layout.list_frac * block)) for stage in stages)
-    # vLLM v0 compares before it splits the blocks, starts, and then rejects or thrashes on what no queue can hold.
-    n_usable = n_blocks // shape.n_queues
-    if n_usable < layout.blocks_for(shape.scheduler.max_model_len):
-        per_queue = f" in each of {shape.n_queues} queues" if shape.n_queues > 1 else ""
-        tokens = layout.tokens_in(n_usable)
-        raise InfeasiblePlanError(
-            f"memory: {tokens} tokens of KV{per_queue}, below max_model_len {shape.scheduler.max_model_len}"
-        )
-    return Memory(stages, layout, n_blocks)
+    return Memory(stages, layout, n_blocks), layout.tokens_in(n_blocks // shape.n_queues)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
-from apex_sim.preset.preset import Preset
+from apex_sim.preset.preset import Defaults, Preset, Reservation
 
 
 def resolve_settings(
@@ -13,6 +15,7 @@ def resolve_settings(
     device: Device,
     max_model_len: int,
     *,
+    tp: int = 1,
     pp: int = 1,
     policy: str | None = None,
     max_num_seqs: int | None = None,
@@ -26,7 +29,8 @@ def resolve_settings(
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
-    Asynchronous scheduling is only on without pipeline stages, as in vLLM (see the preset's sources).
+    Asynchronous scheduling is only on without pipeline stages, as in all engines that have it (see the preset's
+    sources).
 
     Raises
     ------
@@ -40,11 +44,9 @@ def resolve_settings(
             remedy=f"choose one of {', '.join(preset.policies)}",
         )
     wants_async = preset.async_scheduling if async_scheduling is None else async_scheduling
-    if wants_async and chosen != "unified":
-        raise InputError(
-            f"asynchronous scheduling with policy {chosen!r}", where=where, remedy="only policy 'unified' has it"
-        )
-    defaults = preset.defaults_on(device.name, device.memory_bytes)
+    if wants_async and not preset.async_scheduling:
+        raise InputError(f"preset {preset.name} has no asynchronous scheduling", where=where, remedy="leave it out")
+    defaults = preset.defaults_on(device.name, device.memory_bytes, tp)
     default_budget = defaults.budget_tokens[chosen] or max(max_model_len, 2048)
     budget = default_budget if max_num_batched_tokens is None else max_num_batched_tokens
     settings = SchedulerSettings(
@@ -54,14 +56,32 @@ def resolve_settings(
         max_model_len=max_model_len,
         block_size_tokens=preset.block_size_tokens if block_size_tokens is None else block_size_tokens,
         gpu_memory_utilization_frac=(
-            preset.gpu_memory_utilization_frac if gpu_memory_utilization_frac is None else gpu_memory_utilization_frac
+            _memory_share_frac(preset, device, budget, defaults, tp * pp)
+            if gpu_memory_utilization_frac is None
+            else gpu_memory_utilization_frac
         ),
         cuda_graphs=cuda_graphs,
         async_scheduling=wants_async and pp == 1,
         custom_all_reduce=custom_all_reduce,
+        reservation=_reservation(preset, budget),
+        max_graph_sequences=defaults.max_graph_sequences,
     )
     _check(settings, where)
     return settings
+
+
+def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:
+    """Return the rule of reservation; a chunk above the limit of a batch of prompts raises that limit."""
+    rule = preset.reservation
+    return rule and replace(rule, max_prefill_tokens=max(rule.max_prefill_tokens, budget_tokens))
+
+
+def _memory_share_frac(preset: Preset, device: Device, budget_tokens: int, defaults: Defaults, n_devices: int) -> float:
+    """Return the share of a device's memory that the engine takes by itself."""
+    reserve, n_sequences = preset.buffers.reserve, defaults.max_graph_sequences or preset.graphs.sizes[-1]
+    if reserve is None:
+        return preset.gpu_memory_utilization_frac
+    return reserve.share_frac(device.memory_bytes, budget_tokens, n_sequences, n_devices)
 
 
 def _check(settings: SchedulerSettings, where: str) -> None:
@@ -72,12 +92,22 @@ def _check(settings: SchedulerSettings, where: str) -> None:
     frac = settings.gpu_memory_utilization_frac
     if not 0.0 < frac <= 1.0:
         raise InputError(f"gpu_memory_utilization_frac is {frac}", where=where, remedy="give a share in (0, 1]")
-    if settings.policy == "prefill-first" and settings.max_num_batched_tokens < settings.max_model_len:
+    if (
+        settings.policy in ("prefill-first", "max-utilization")
+        and settings.max_num_batched_tokens < settings.max_model_len
+    ):
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_model_len "
-            f"{settings.max_model_len}, and prefill-first runs a prompt in one step",
+            f"{settings.max_model_len}, and {settings.policy} runs a prompt in one step",
             where=where,
-            remedy="raise the budget, lower max_model_len, or use policy 'chunked'",
+            remedy="raise the budget, lower max_model_len, or use another policy",
+        )
+    if settings.reservation and settings.max_num_batched_tokens < settings.block_size_tokens:
+        raise InputError(
+            f"max_num_batched_tokens {settings.max_num_batched_tokens} is below block_size_tokens "
+            f"{settings.block_size_tokens}",
+            where=where,
+            remedy="raise the budget or lower the block size",
         )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise InputError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apex_sim.plan.precision import Precision
-from apex_sim.preset.preset import Preset
+from apex_sim.preset.preset import Preset, Reservation
 
 Role = Literal["mixed", "prefill", "decode"]
 
@@ -43,7 +43,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more."""
+    """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more.
+
+    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs.
+    """
 
     policy: str
     max_num_seqs: int
@@ -56,6 +59,8 @@ class SchedulerSettings:
     prefix_cache: bool = False
     custom_all_reduce: bool = True
     queue_order: str = "fcfs"
+    reservation: Reservation | None = None
+    max_graph_sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         study.preset,
         study.cluster.device,
         default_max_model_len(study) if scheduler.max_model_len is None else scheduler.max_model_len,
+        tp=tp,
         pp=len(layers),
         policy=scheduler.policy,
         max_num_seqs=scheduler.max_num_seqs,

@@ -22,8 +22,8 @@ def load_preset(name: str) -> Preset:
     --------
     >>> load_preset("vllm-1").policy
     'unified'
-    >>> load_preset("sglang").policy is None  # figures only: its batching rules are not built yet
-    True
+    >>> load_preset("trtllm").policies
+    ('no-evict', 'max-utilization')
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)

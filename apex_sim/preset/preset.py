@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from apex_sim.errors import UnsupportedError
-
-BatchingPolicy = Literal["prefill-first", "chunked", "unified"]
+BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-evict", "max-utilization"]
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
@@ -70,6 +68,29 @@ class Reserve:
         if memory_bytes > self.least_above_bytes:
             reserve_bytes = max(reserve_bytes, self.least_bytes)
         return round(1.0 - reserve_bytes / memory_bytes, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """How much room must be free, beside the prompt, for a prompt to be admitted?
+
+    A new sequence asks for its whole output limit, at most `clip_tokens` of it; a running one for a share of what is
+    left of its limit.  That share starts at `first_ratio`, falls in equal steps to `least_ratio` within `decay_steps`
+    decode steps, and is set anew when sequences were retracted, as if each of the others decoded `retract_steps` more
+    tokens.  A batch of prompts ends before `max_prefill_tokens`.
+    """
+
+    first_ratio: float
+    least_ratio: float
+    decay_steps: int
+    retract_steps: int
+    clip_tokens: int
+    max_prefill_tokens: int
+
+    @property
+    def decay_ratio(self) -> float:
+        """How much the share falls with each decode step."""
+        return (self.first_ratio - self.least_ratio) / self.decay_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +171,8 @@ class Defaults:
     """The engine's own settings on devices with at least `min_memory_bytes` whose name holds none of `except_devices`.
 
     `budget_tokens` gives `max_num_batched_tokens` for each batching policy; None stands for max(max_model_len, 2048).
-    An engine whose batching rules are not built has its own name of that limit there.  The entry holds from `min_tp`
-    tensor-parallel ranks on; `max_graph_sequences` cuts the captured sizes (None: all of them).
+    The entry holds from `min_tp` tensor-parallel ranks on; `max_graph_sequences` cuts the captured
+    sizes (None: all of them).
     """
 
     min_memory_bytes: float
@@ -170,16 +191,15 @@ class Preset:
     `defaults` are tried in order.  `watermark_frac` of the KV blocks stays free when a prompt is admitted.
     `queue_per_batch` splits queue and KV blocks into one part for each batch in flight (vLLM v0's virtual engines);
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
-    that lie behind a layer's sliding window.  A preset whose batching rules are not built has no policy (None); it
-    holds its engine's figures and refuses to choose settings.  `caches_prefixes` says that its prefix cache is built
-    and on by default.  `engine_settings` are defaults that only this engine
-    has, under its own names.
+    that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
+    default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
+    without figures).  `engine_settings` are defaults that only this engine has, under its own names.
     """
 
     name: str
     engine: str
     versions: str
-    policy: BatchingPolicy | None
+    policy: BatchingPolicy
     chunked_above_tokens: int | None
     defaults: tuple[Defaults, ...]
     block_size_tokens: int
@@ -194,38 +214,19 @@ class Preset:
     slowdown: PromptSlowdown
     buffers: Buffers
     sources: tuple[str, ...]
+    reservation: Reservation | None = None
     engine_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     caches_prefixes: bool = False
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """Batching policies that this engine has.
-
-        Raises
-        ------
-        UnsupportedError : its batching rules are not built yet.
-        """
-        self._built_policy()
+        """Batching policies that this engine has."""
         return tuple(self.defaults[-1].budget_tokens)
 
     def default_policy(self, max_model_len: int) -> str:
-        """Return the policy that the engine chooses by itself for this `max_model_len`.
-
-        Raises
-        ------
-        UnsupportedError : its batching rules are not built yet.
-        """
-        policy = self._built_policy()
+        """Return the policy that the engine chooses by itself for this `max_model_len`."""
         chunked = self.chunked_above_tokens is not None and max_model_len > self.chunked_above_tokens
-        return "chunked" if chunked else policy
-
-    def _built_policy(self) -> BatchingPolicy:
-        if self.policy is None:
-            raise UnsupportedError(
-                f"batching rules of preset {self.name} are not built yet",
-                remedy="simulate with a vllm preset; docs/presets.md says what this one holds so far",
-            )
-        return self.policy
+        return "chunked" if chunked else self.policy
 
     def defaults_on(self, device_name: str, memory_bytes: float, tp: int = 1) -> Defaults:
         """Return the engine's own settings on `tp` devices; the last entry of `defaults` takes every device."""

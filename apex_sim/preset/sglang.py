@@ -1,4 +1,4 @@
-"""How does SGLang behave?  Its figures as of 0.5.6; its batching rules are not built yet.
+"""How does SGLang behave?  Rules and figures as of 0.5.6.
 
 File names are those of the wheel of the cited release, https://pypi.org/project/sglang/0.5.6/ .
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Reserve
+from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Reservation, Reserve
 from apex_sim.units import GIB, MIB
 
 _GRAPH_SIZES: Final = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16))
@@ -17,7 +17,7 @@ _LEAST_RUNNING: Final = 2048
 
 def _defaults(min_memory_bytes: float, chunk_tokens: int, small_tp_graph: int, large_tp_graph: int) -> list[Defaults]:
     """Return the entries of one class of device memory, for four tensor-parallel ranks and more, and for fewer."""
-    budget = {"chunked_prefill_size": chunk_tokens}
+    budget = {"sglang": chunk_tokens}
     return [
         Defaults(min_memory_bytes, (), _LEAST_RUNNING, budget, min_tp=4, max_graph_sequences=large_tp_graph),
         Defaults(min_memory_bytes, (), _LEAST_RUNNING, budget, max_graph_sequences=small_tp_graph),
@@ -28,7 +28,7 @@ SGLANG: Final = Preset(
     name="sglang",
     engine="sglang",
     versions="0.5.6",
-    policy=None,
+    policy="sglang",
     chunked_above_tokens=None,
     defaults=(
         *_defaults(160 * GIB, 16_384, 512, 512),
@@ -100,13 +100,12 @@ SGLANG: Final = Preset(
         "ranks; sglang/srt/managers/scheduler_pp_mixin.py: one running batch for each micro-batch, one waiting queue",
         "0.5.6 sglang/srt/environ.py: new-token ratio, its decay, retraction steps, clip of max_new_tokens",
     ),
-    engine_settings={
-        "max_prefill_tokens": 16_384,
-        "schedule_conservativeness": 1.0,
-        "init_new_token_ratio": 0.7,
-        "min_new_token_ratio_factor": 0.14,
-        "new_token_ratio_decay_steps": 600,
-        "retract_decode_steps": 20,
-        "clip_max_new_tokens": 4096,
-    },
+    reservation=Reservation(
+        first_ratio=0.7,
+        least_ratio=0.7 * 0.14,
+        decay_steps=600,
+        retract_steps=20,
+        clip_tokens=4096,
+        max_prefill_tokens=16_384,
+    ),
 )

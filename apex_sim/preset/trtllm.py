@@ -1,4 +1,4 @@
-"""How does TensorRT-LLM behave?  The figures of its PyTorch back end, 1.x; its batching rules are not built yet.
+"""How does TensorRT-LLM behave?  Rules and figures of its PyTorch back end, 1.x.
 
 File names are those of https://github.com/NVIDIA/TensorRT-LLM at commit 0004396720054fd8e205cbf616f21f0b57c6b412, of
 2026; the documentation of release 1.3.0rc27 states the same defaults of the KV cache.
@@ -18,9 +18,9 @@ TRTLLM: Final = Preset(
     name="trtllm",
     engine="trtllm",
     versions="1.x (PyTorch back end)",
-    policy=None,
+    policy="no-evict",
     chunked_above_tokens=None,
-    defaults=(Defaults(0.0, (), 2048, {"max_num_tokens": 8192}, max_graph_sequences=128),),
+    defaults=(Defaults(0.0, (), 2048, {"no-evict": 8192, "max-utilization": 8192}, max_graph_sequences=128),),
     block_size_tokens=32,
     gpu_memory_utilization_frac=0.90,
     watermark_frac=0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from apex_sim.errors import InputError, UnsupportedError
 from apex_sim.files import check
@@ -12,6 +12,20 @@ from apex_sim.truth.case import Case, OfferedLoad
 from apex_sim.workload.draw import draw_workload
 from apex_sim.workload.spec import WorkloadSpec
 from apex_sim.workload.workload import Workload
+
+#: By prompt and output tokens: TensorRT-LLM 0.14, docs/source/performance/perf-overview.md; 1.0 does not say.
+_OVERVIEW_REQUESTS: Final = {
+    (128, 128): 30_000,
+    (128, 2048): 3000,
+    (128, 4096): 1500,
+    (500, 2000): 3000,
+    (1000, 1000): 3000,
+    (1000, 2000): 1500,
+    (2048, 128): 3000,
+    (2048, 2048): 1500,
+    (5000, 500): 1500,
+    (20_000, 2000): 1000,
+}
 
 
 def draw_case_load(case: Case, folder: Path) -> Workload:
@@ -28,24 +42,34 @@ def draw_case_load(case: Case, folder: Path) -> Workload:
     UnsupportedError : the columns do not say enough.
     InputError : the request file is missing, outside `folder`, or broken.
     """
-    load = case.load
+    load, n_requests = case.load, case.load.n_requests or _documented_requests(case)
     data: dict[str, Any] = {
         "title": case.case_id,
         "source": case.source,
         "kind": "measured",
         "ignore_eos": load.workload is None,
         "load": _load(load),
-        "n_requests": load.n_requests,
+        "n_requests": n_requests,
         "seed": load.seed or 0,
     }
     if load.workload is None:
-        _needed(load, "n_requests")
+        if n_requests is None:
+            _needed(load, "n_requests")
         data |= {"prompt_tokens": _lengths(load, "isl_tokens"), "output_tokens": _lengths(load, "osl_tokens")}
     else:
         data["trace"] = _request_file(load.workload, folder, case.where)
     spec = check(WorkloadSpec, data, case.where)
     workload = draw_workload(spec, name=case.case_id, where=case.where, folder=folder)
-    return replace(workload, notes=(*workload.notes, *_notes(load)))
+    assumed = [] if n_requests == load.n_requests else [f"n_requests: {n_requests}, as for 0.14 at these lengths"]
+    return replace(workload, notes=(*workload.notes, *_notes(load), *assumed))
+
+
+def _documented_requests(case: Case) -> int | None:
+    """Return the size of TensorRT-LLM's own benchmark for the case's lengths, if it is one of its offline runs."""
+    load = case.load
+    if case.deployment.engine.lower() != "trtllm" or load.load_kind != "offline":
+        return None
+    return _OVERVIEW_REQUESTS.get((load.isl_tokens or 0, load.osl_tokens or 0))
 
 
 def _load(load: OfferedLoad) -> dict[str, Any]:

@@ -7,7 +7,7 @@ replayed as something else.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,14 @@ from apex_sim.hardware.device import device_names, load_device
 from apex_sim.model.load import load_model, model_sources
 from apex_sim.model.model import Model
 from apex_sim.plan.legality import require_legal_plan
-from apex_sim.plan.memory import instance_memory
+from apex_sim.plan.memory import instance_memory, unchecked_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import KV_DTYPES, WEIGHT_DTYPES, Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.preset import Preset
+from apex_sim.preset.sglang import SGLANG
+from apex_sim.preset.trtllm import TRTLLM
 from apex_sim.preset.vllm import VLLM_0_6, VLLM_1
 from apex_sim.truth.case import Case, Deployment
 from apex_sim.truth.case_load import draw_case_load
@@ -84,8 +86,13 @@ def make_replay(case: Case, folder: Path) -> Replay:
     workload = draw_case_load(case, folder)
     settings, assumed = _settings(case, preset, model, cluster)
     _require_lengths(workload, settings.max_model_len)
+    _require_whole_prompts(workload, settings)
     stages = tensor_pipeline_stages(balanced_split(model.n_layers, deployment.pp or 1), deployment.tp)
     shape = Shape(cluster.device.name, stages, precision, settings, preset)
+    if case.settings.max_model_len is None and preset in (SGLANG, TRTLLM):
+        shape = _cut_context(model, cluster, shape)
+        assumed.append(f"max_model_len: what the pool holds of the model's context, {shape.scheduler.max_model_len}")
+        _require_lengths(workload, shape.scheduler.max_model_len)
     plan = Plan(((shape, deployment.dp or 1),), "round-robin")
     require_legal_plan(model, cluster, plan)
     n_blocks = instance_memory(model, cluster.device, shape).n_blocks
@@ -96,14 +103,30 @@ def make_replay(case: Case, folder: Path) -> Replay:
     return Replay(model, cluster, plan, workload, (*notes, *assumed, *workload.notes))
 
 
+def _cut_context(model: Model, cluster: Cluster, shape: Shape) -> Shape:
+    """Return `shape` with a `max_model_len` that the pool holds, to which these engines cut it instead of refusing.
+
+    SGLang 0.5.6, sglang/srt/managers/tp_worker.py (max_req_len); TensorRT-LLM, kv_cache_manager's max_seq_len.
+    """
+    _, tokens = unchecked_memory(model, cluster.device, shape)
+    settings = shape.scheduler
+    return replace(shape, scheduler=replace(settings, max_model_len=min(settings.max_model_len, tokens)))
+
+
 def _preset(deployment: Deployment) -> Preset:
     version = re.match(r"v?(\d+)\.(\d+)", deployment.engine_version)
-    if deployment.engine.lower() == "vllm" and version:
-        release = (int(version[1]), int(version[2]))
-        if release == (0, 6):
+    release = (int(version[1]), int(version[2])) if version else (0, 0)
+    match deployment.engine.lower():
+        case "vllm" if release == (0, 6):
             return VLLM_0_6
-        if release >= (0, 11):
+        case "vllm" if release >= (0, 11):
             return VLLM_1
+        case "sglang" if release == (0, 5):
+            return SGLANG
+        case "trtllm" if release >= (1, 0):
+            return TRTLLM
+        case "trtllm" if release > (0, 0):
+            raise UnsupportedError(f"engine trtllm {deployment.engine_version}: the C++ runtime is not built yet")
     raise UnsupportedError(f"engine {deployment.engine} {deployment.engine_version} is not built yet")
 
 
@@ -137,6 +160,8 @@ def _cluster(deployment: Deployment) -> Cluster:
 
 def _precision(deployment: Deployment, model: Model) -> tuple[Precision, list[str]]:
     weight, kv = deployment.weight_dtype or model.weight_dtype, deployment.kv_dtype or "bf16"
+    if weight == "fp8" and model.weight_dtype == "fp8-block":
+        weight = model.weight_dtype  # the checkpoint's own fp8
     if weight not in WEIGHT_DTYPES or kv not in KV_DTYPES:
         raise UnsupportedError(f"{weight} weights with {kv} KV cache are not simulated yet")
     precision = Precision(weight, kv)
@@ -160,6 +185,7 @@ def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tup
             preset,
             cluster.device,
             stated.max_model_len or model.max_context_tokens,
+            tp=case.deployment.tp,
             pp=case.deployment.pp or 1,
             policy=_policy(preset, stated.chunked_prefill),
             max_num_seqs=stated.max_num_seqs,
@@ -196,20 +222,28 @@ def _policy(preset: Preset, chunked_prefill: int | None) -> str | None:
         return None
     if preset is VLLM_0_6:
         return "chunked" if chunked_prefill else "prefill-first"
-    if not chunked_prefill:
-        raise UnsupportedError(f"preset {preset.name} without chunked prefill is not built yet")
+    if bool(chunked_prefill) is (preset is TRTLLM):
+        has = "with" if chunked_prefill else "without"
+        raise UnsupportedError(f"preset {preset.name} {has} chunked prefill is not built yet")
     return None
 
 
 def _async_scheduling(case: Case) -> bool | None:
     stated = case.settings.async_scheduling
-    if stated is not None:
-        return bool(stated)
+    if stated is not None or case.deployment.engine.lower() != "vllm":
+        return None if stated is None else bool(stated)
     numbers = [int(number) for number in re.findall(r"\d+", case.deployment.engine_version)[:2]]
     return None if tuple(numbers) >= _ASYNC_BY_DEFAULT else False
 
 
 def _require_lengths(workload: Workload, max_model_len: int) -> None:
+    """Check that the engine takes every request."""
     longest = int(np.max(workload.requests.prompt_tokens + workload.requests.output_tokens))
     if longest > max_model_len:
         raise UnsupportedError(f"a request of {longest} tokens does not fit max_model_len {max_model_len}")
+
+
+def _require_whole_prompts(workload: Workload, settings: SchedulerSettings) -> None:
+    longest = int(np.max(workload.requests.prompt_tokens))
+    if settings.policy == "no-evict" and longest > settings.max_num_batched_tokens:
+        raise UnsupportedError(f"a prompt of {longest} tokens needs chunked context, which is not built yet")

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from toy import PRESET_OF
 
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.step_model import StepModel, compile_step_model
@@ -28,6 +29,7 @@ from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.load import load_preset
+from apex_sim.preset.preset import Reservation
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
@@ -36,6 +38,11 @@ from apex_sim.workload.workload import Workload
 LONGEST = 1024
 #: Tokens of a hashed block.
 UNIT = 64
+#: Policies, and those that also run asynchronously.
+NAMES = [
+    *("prefill-first", "chunked", "unified", "unified-async", "sglang", "sglang-async"),
+    *("no-evict", "no-evict-async", "max-utilization", "max-utilization-async"),
+]
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
 
 TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finish_s")
@@ -82,18 +89,18 @@ def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
 
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
-    policy = str(rng.choice(["prefill-first", "chunked", "unified", "unified-async"]))
+    policy = str(rng.choice(NAMES))
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
-    step_model = _step_model(model_name, "vllm-1" if policy == "unified" else "vllm-0.6", pp)
+    step_model = _step_model(model_name, PRESET_OF[policy], pp)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
         policy=policy,
         max_num_seqs=int(rng.integers(1, 17)),
         max_num_batched_tokens=2 * LONGEST
-        if policy == "prefill-first"
+        if policy in ("prefill-first", "max-utilization")
         else int(rng.choice([16, 64, 300, 2 * LONGEST])),
         max_model_len=LONGEST,
         block_size_tokens=block_size,
@@ -108,11 +115,21 @@ def draw(rng: np.random.Generator) -> Scenario:
         frontend_s=float(rng.choice([0.0, 4e-3, 0.125])),
         prompt_token_s=float(rng.choice([0.0, 1e-5])),
     )
-    watermark = float(rng.choice([0.0, 0.01, 0.05])) if policy != "unified" else 0.0
+    watermark = float(rng.choice([0.0, 0.01, 0.05])) if policy in ("prefill-first", "chunked") else 0.0
     windows = ((1, 128 // block_size + 1),) if model_name == "gpt-oss-20b" and preset.frees_windows else ()
     if policy == "unified" and not windows and rng.random() < 0.7:
         settings = replace(settings, prefix_cache=True)
     shape = replace(step_model.shape, scheduler=settings, preset=replace(preset, host=host, watermark_frac=watermark))
+    if policy == "sglang":
+        rule = Reservation(
+            float(rng.choice([0.1, 0.7, 1.0])),
+            float(rng.choice([0.0, 0.1])),
+            int(rng.choice([20, 600])),
+            int(rng.choice([2, 20])),
+            int(rng.choice([30, 4096])),
+            int(rng.choice([16, 64, 300])),
+        )
+        shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
     layout = KvLayout(block_size, 1, windows)
     n_queues = pp if preset.queue_per_batch else 1
     least = layout.blocks_for(LONGEST)

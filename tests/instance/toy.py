@@ -37,12 +37,15 @@ from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
+PRESET_OF = {"prefill-first": "vllm-0.6", "chunked": "vllm-0.6", "unified": "vllm-1", "sglang": "sglang"}
+PRESET_OF |= {"no-evict": "trtllm", "max-utilization": "trtllm"}
+
 StepTime = Callable[[StepBatch], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What a toy instance is; the policy decides the preset (v0 for prefill-first and chunked, v1 for unified)."""
+    """What a toy instance is; the policy decides the preset."""
 
     policy: str = "unified"
     max_num_seqs: int = 4
@@ -96,7 +99,7 @@ def _no_operators(n_knots: int) -> OperatorTable:
 
 def toy_shape(engine: Engine) -> Shape:
     """Return the shape of `engine`."""
-    preset = load_preset("vllm-1" if engine.policy == "unified" else "vllm-0.6")
+    preset = load_preset(PRESET_OF[engine.policy])
     host = replace(
         preset.host,
         step_s=engine.host_step_s,
@@ -114,6 +117,7 @@ def toy_shape(engine: Engine) -> Shape:
         gpu_memory_utilization_frac=0.9,
         cuda_graphs=False,
         async_scheduling=engine.async_scheduling,
+        reservation=preset.reservation,
     )
     stages = tensor_pipeline_stages((1,) * engine.pp, 1)
     return Shape("toy", stages, Precision(), settings, replace(preset, host=host, watermark_frac=watermark))

@@ -173,6 +173,8 @@ def test_more_memory_and_smaller_steps_leave_more_kv(
         ("vllm-0.6", 32_768, "prefill-first", 32_768, 256),
         ("vllm-0.6", 32_769, "chunked", 512, 256),
         ("vllm-1", 131_072, "unified", 8192, 1024),
+        ("sglang", 131_072, "sglang", 8192, 2048),
+        ("trtllm", 131_072, "no-evict", 8192, 2048),
     ],
 )
 def test_engine_defaults(preset: str, max_model_len: int, policy: str, budget: int, n_seqs: int) -> None:
@@ -184,6 +186,20 @@ def test_small_and_a100_devices_get_the_small_defaults() -> None:
     for name in ("l40s", "a100-sxm-80gb"):
         settings = resolve_settings(load_preset("vllm-1"), load_cluster(f"1x{name}").device, 4096)
         assert (settings.max_num_batched_tokens, settings.max_num_seqs) == (2048, 256)
+
+
+def test_pools_of_engines_that_share_out_something_else_than_the_memory() -> None:
+    """SGLang: weights and KV fill the share of what was free; TensorRT-LLM: KV fills the share of what is left."""
+    memories = {}
+    for name in ("sglang", "trtllm"):
+        preset = load_preset(name)
+        settings = resolve_settings(preset, H100, 8192, tp=8)
+        shape = replace(_shape(8), scheduler=settings, preset=preset)
+        memories[name] = stage_memory(LLAMA_70B, H100, shape, 0)
+    sglang, trtllm = memories["sglang"], memories["trtllm"]
+    assert sglang.kv_bytes == pytest.approx(0.818 * (H100.memory_bytes - GIB) - sglang.weight_bytes)
+    rest = trtllm.total_bytes - trtllm.weight_bytes - trtllm.peak_bytes - trtllm.misc_bytes - GIB
+    assert trtllm.kv_bytes == pytest.approx(0.9 * rest)
 
 
 def test_asynchronous_scheduling_is_off_in_a_pipeline() -> None:

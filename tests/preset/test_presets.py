@@ -2,19 +2,18 @@
 
 import pytest
 
-from apex_sim.errors import UnknownNameError, UnsupportedError
+from apex_sim.errors import UnknownNameError
 from apex_sim.preset.load import PRESETS, load_preset
 from apex_sim.units import GIB, MIB
 
 H100_BYTES, H200_BYTES = 81_559 * MIB, 143_771 * MIB  # as nvidia-smi lists them
-UNBUILT = ("sglang", "trtllm")
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_are_complete_and_sourced(name: str) -> None:
     preset = load_preset(name)
     assert preset.name == name
-    assert preset.policy in preset.policies if name not in UNBUILT else preset.policy is None
+    assert preset.policy in preset.policies
     assert all(part.source for part in (preset.graphs, preset.host, preset.buffers))
     assert preset.sources
     assert list(preset.graphs.sizes) == sorted(set(preset.graphs.sizes))
@@ -64,13 +63,11 @@ def test_captured_sizes_of_sglang_and_tensorrt_llm() -> None:
     assert (len(trtllm), trtllm[-1]) == (34, 128)
 
 
-@pytest.mark.parametrize("name", UNBUILT)
-def test_rules_that_are_not_built_are_refused_under_every_policy(name: str) -> None:
-    text = f"batching rules of preset {name} are not built yet"
-    with pytest.raises(UnsupportedError, match=text):
-        load_preset(name).default_policy(8192)
-    with pytest.raises(UnsupportedError, match=text):
-        _ = load_preset(name).policies
+def test_sglang_reserves_seven_tenths_at_first_and_a_tenth_at_last() -> None:
+    rule = load_preset("sglang").reservation
+    assert rule is not None
+    assert (rule.first_ratio, rule.least_ratio) == (0.7, pytest.approx(0.098))
+    assert rule.decay_ratio == pytest.approx(0.602 / 600)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +86,7 @@ def test_rules_that_are_not_built_are_refused_under_every_policy(name: str) -> N
 )
 def test_sglang_defaults_by_memory_and_tp(memory_bytes: float, tp: int, chunk_tokens: int, largest_graph: int) -> None:
     defaults = load_preset("sglang").defaults_on("any", memory_bytes, tp)
-    assert defaults.budget_tokens["chunked_prefill_size"] == chunk_tokens
+    assert defaults.budget_tokens["sglang"] == chunk_tokens
     assert defaults.max_graph_sequences == largest_graph
 
 
@@ -108,7 +105,7 @@ def test_sglang_defaults_by_memory_and_tp(memory_bytes: float, tp: int, chunk_to
 def test_sglang_memory_share(memory_bytes: float, tp: int, share: float) -> None:
     preset = load_preset("sglang")
     defaults, reserve = preset.defaults_on("any", memory_bytes, tp), preset.buffers.reserve
-    chunk_tokens, largest_graph = defaults.budget_tokens["chunked_prefill_size"], defaults.max_graph_sequences
+    chunk_tokens, largest_graph = defaults.budget_tokens["sglang"], defaults.max_graph_sequences
     assert reserve is not None
     assert chunk_tokens is not None
     assert largest_graph is not None
@@ -126,7 +123,7 @@ def test_reserve_is_at_least_ten_gib_on_large_devices_and_counts_at_least_2048_t
 def test_defaults_of_tensorrt_llm() -> None:
     preset = load_preset("trtllm")
     defaults = preset.defaults_on("h200-sxm", H200_BYTES, 8)
-    assert (defaults.max_num_seqs, defaults.budget_tokens) == (2048, {"max_num_tokens": 8192})
+    assert (defaults.max_num_seqs, defaults.budget_tokens) == (2048, {"no-evict": 8192, "max-utilization": 8192})
     assert (preset.block_size_tokens, preset.gpu_memory_utilization_frac) == (32, 0.9)
     assert (preset.buffers.pool_rule, preset.async_scheduling) == ("share-of-rest", True)
 

@@ -100,8 +100,19 @@ def test_lengths_beyond_any_model_are_refused_with_their_line(write_cases):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"engine": "sglang", "engine_version": "0.5.6"}, "engine sglang 0.5.6 is not built yet"),
-        ({"engine": "trtllm", "engine_version": "1.0"}, "engine trtllm 1.0 is not built yet"),
+        ({"engine": "sglang", "engine_version": "0.4.9"}, "engine sglang 0.4.9 is not built yet"),
+        ({"engine": "trtllm", "engine_version": "0.14"}, "engine trtllm 0.14: the C++ runtime is not built yet"),
+        ({"engine": "trtllm", "engine_version": "1.0", "chunked_prefill": "1"}, "preset trtllm with chunked prefill"),
+        (
+            {
+                "engine": "trtllm",
+                "engine_version": "1.0",
+                "isl_tokens": "9000",
+                "max_model_len": "",
+                "chunked_prefill": "",
+            },
+            "needs chunked context",
+        ),
         ({"engine_version": "0.8.5"}, "engine vllm 0.8.5 is not built yet"),
         ({"engine_version": "latest"}, "engine vllm latest is not built yet"),
         ({"model": "no-such-model"}, "model no-such-model is not in the catalogue"),
@@ -217,9 +228,22 @@ def test_published_cases_are_replayed_or_skipped_with_a_reason():
         assert case.skipped_reason == ""
         # A datasheet roofline and assumed host times; the measured step was 20.4 ms.
         assert case.predicted["itl_mean_s"] == pytest.approx(0.0204, rel=0.25)
-    offline = validate_serving(serving / "cases.csv", sources=["trtllm_perf_v1.0"])
-    assert offline.summary.n_replayed == 0
-    assert set(offline.summary.n_skipped_by_reason) == {"engine trtllm 1.0 is not built yet"}
+    old = validate_serving(serving / "cases.csv", sources=["trtllm_perf_v0.14"])
+    assert old.summary.n_replayed == 0
+    assert set(old.summary.n_skipped_by_reason) == {"engine trtllm 0.14: the C++ runtime is not built yet"}
+
+
+def test_other_engines_cut_the_context_to_the_pool_and_take_the_number_of_requests_from_their_overview(write_cases):
+    change = {"engine": "trtllm", "engine_version": "1.0", "load_kind": "offline", "n_requests": "", "concurrency": ""}
+    change |= {"isl_tokens": "2048", "osl_tokens": "128", "max_model_len": "", "chunked_prefill": ""}
+    replay = replay_of(write_cases(change))
+    settings = replay.plan.instances[0][0].scheduler
+    assert (settings.policy, settings.max_num_batched_tokens, replay.workload.requests.n) == ("no-evict", 8192, 3000)
+    assert any(note.startswith("n_requests: 3000") for note in replay.notes)
+    sglang = {"engine": "sglang", "engine_version": "0.5.6", "max_num_batched_tokens": "32768", "max_model_len": ""}
+    settings = replay_of(write_cases(sglang)).plan.instances[0][0].scheduler
+    assert settings.reservation is not None
+    assert (settings.policy, settings.reservation.max_prefill_tokens) == ("sglang", 32_768)
 
 
 def test_every_measured_column_is_a_simulated_metric():

@@ -47,6 +47,7 @@ def take_leap(state: State, queue: int) -> bool:
     end_s = line_end_s(state, engine["line_done"])
     state.stages[0]["free_s"] = end_s
     record["n_same"] += n_steps
+    record["n_decays"] += n_steps
     record["decided_s"] = last_s
     engine["now_s"] = last_s + record["host_s"]
     engine["last_begin_s"] = max(engine["now_s"], line_end_s(state, engine["line_done"] - 1))

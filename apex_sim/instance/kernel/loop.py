@@ -151,6 +151,8 @@ def _wait_for_oldest(state: State, queue: int) -> None:
     record = state.queues[queue]
     if record["n_flight"] == 0:
         record["phase"] = at.IDLE
+        record["start_ratio"], record["n_decays"] = state.reserve[0]["first_ratio"], 0
+        record["is_full"], record["n_seats"] = 0, 0
         return
     record["taking"] = record["first_flight"]
     record["wait_s"] = state.flight_ends_s[queue, record["first_flight"]]

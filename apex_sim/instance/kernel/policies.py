@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apex_sim.instance.kernel.chunked import advance_chunked
+from apex_sim.instance.kernel.max_utilization import advance_max_utilization
+from apex_sim.instance.kernel.no_evict import advance_no_evict
 from apex_sim.instance.kernel.prefill_first import advance_prefill_first
+from apex_sim.instance.kernel.sglang import advance_sglang
 from apex_sim.instance.kernel.state import State
 from apex_sim.instance.kernel.unified import advance_unified
 
@@ -14,4 +17,7 @@ COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
     "prefill-first": advance_prefill_first,
     "chunked": advance_chunked,
     "unified": advance_unified,
+    "sglang": advance_sglang,
+    "no-evict": advance_no_evict,
+    "max-utilization": advance_max_utilization,
 }

@@ -41,7 +41,8 @@ REQUEST: Final = np.dtype(
 UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after", np.int64), ("n_blocks", np.int64)])
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
-#: batches handed over in a row that held the same decodes.
+#: batches handed over in a row that held the same decodes.  From `under_way` (the request under way plus one, or 0) on
+#: they are those of `Admission`.
 QUEUE: Final = np.dtype(
     [
         ("phase", np.int64),
@@ -62,6 +63,27 @@ QUEUE: Final = np.dtype(
         ("n_same", np.int64),
         ("decided_s", np.float64),
         ("host_s", np.float64),
+        ("under_way", np.int64),
+        ("is_full", np.int64),
+        ("n_seats", np.int64),
+        ("n_decays", np.int64),
+        ("start_ratio", np.float64),
+    ]
+)
+
+#: The rule of reservation (as in `Reservation`), and what a batch of prompts may still take under it.
+RESERVE: Final = np.dtype(
+    [
+        ("first_ratio", np.float64),
+        ("least_ratio", np.float64),
+        ("decay_ratio", np.float64),
+        ("retract_steps", np.int64),
+        ("clip_tokens", np.int64),
+        ("max_prefill_tokens", np.int64),
+        ("total_left", np.float64),
+        ("free_left", np.int64),
+        ("input_left", np.int64),
+        ("chunk_left", np.int64),
     ]
 )
 
@@ -167,7 +189,7 @@ class State(NamedTuple):
 
     Parameters
     ----------
-    requests, queues, stages : records; `engine` has one.
+    requests, queues, stages : records; `engine` and `reserve` have one.
     waiting : (queues, capacity): ring of requests by queue; `running` : (queues, sequences) in the policy's order.
     entries : (queues, sequences): the batch that is being decided.
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring.
@@ -221,3 +243,4 @@ class State(NamedTuple):
     unit_numbers: Ints
     unit_first: Ints
     unit_held: Ints
+    reserve: Records
