@@ -87,8 +87,7 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
 
 def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> State:
     settings, preset, n = shape.scheduler, shape.preset, len(asked.prompt_tokens)
-    n_queues = shape.pp if preset.queue_per_batch else 1
-    depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+    n_queues, depth = shape.n_queues, shape.n_in_flight
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
     most_running = settings.max_num_seqs + 1
     layouts = [stage.tables.layout for stage in step_model.stages]

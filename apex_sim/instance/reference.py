@@ -88,9 +88,8 @@ class ReferenceInstance:
         self.steps = StepRecords()
         self.gaps = LatencyHistogram()
         self._host = simpy.Resource(env, capacity=1)
-        settings, preset = shape.scheduler, shape.preset
-        n_queues = shape.pp if preset.queue_per_batch else 1
-        self._depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+        settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
+        self._depth = shape.n_in_flight
         self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
         self.queues = [
             SchedulerQueue(

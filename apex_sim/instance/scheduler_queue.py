@@ -22,6 +22,11 @@ class SchedulerQueue:
         self.running: list[Sequence] = []
         self.rejected: list[tuple[Sequence, str]] = []
 
+    @staticmethod
+    def place(sequence: Sequence) -> tuple[float, int]:
+        """Return where `sequence` stands in a sorted queue: by rank, then by arrival."""
+        return sequence.rank, sequence.request
+
     @property
     def n_unfinished(self) -> int:
         """Sequences that wait or run."""

@@ -6,6 +6,7 @@ from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.preset.preset import Preset
+from apex_sim.preset.research import RESEARCH_POLICIES
 
 
 def resolve_settings(
@@ -26,26 +27,29 @@ def resolve_settings(
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
-    Asynchronous scheduling is only on without pipeline stages, as in vLLM (see the preset's sources).
+    Asynchronous scheduling is only on without pipeline stages, as in vLLM (see the preset's sources).  A research policy
+    may be named under every preset whose own batching rules are built.
 
     Raises
     ------
     InputError : a setting out of its range, or a contradiction between two of them.
     """
     chosen = policy or preset.default_policy(max_model_len)
-    if chosen not in preset.policies:
+    known, research = (*preset.policies, *RESEARCH_POLICIES), RESEARCH_POLICIES.get(chosen)
+    if chosen not in known:
         raise InputError(
-            f"preset {preset.name} has no policy {chosen!r}",
-            where=where,
-            remedy=f"choose one of {', '.join(preset.policies)}",
+            f"preset {preset.name} has no policy {chosen!r}", where=where, remedy=f"choose one of {', '.join(known)}"
         )
-    wants_async = preset.async_scheduling if async_scheduling is None else async_scheduling
+    wants_async = preset.async_scheduling and not research if async_scheduling is None else async_scheduling
     if wants_async and chosen != "unified":
         raise InputError(
             f"asynchronous scheduling with policy {chosen!r}", where=where, remedy="only policy 'unified' has it"
         )
     defaults = preset.defaults_on(device.name, device.memory_bytes)
-    default_budget = defaults.budget_tokens[chosen] or max(max_model_len, 2048)
+    default_budget = research.budget_tokens if research else defaults.budget_tokens[chosen]
+    if not default_budget:
+        n_beside = (max_num_seqs or defaults.max_num_seqs) if research else 0
+        default_budget = max(max_model_len, 2048) + n_beside
     budget = default_budget if max_num_batched_tokens is None else max_num_batched_tokens
     settings = SchedulerSettings(
         policy=chosen,

@@ -28,12 +28,14 @@ from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.load import load_preset
+from apex_sim.preset.research import RESEARCH_POLICIES
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
 LONGEST = 1024
+POLICY_NAMES = ("prefill-first", "chunked", "unified", "unified-async", "sarathi")
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
 
 TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finish_s")
@@ -78,13 +80,20 @@ def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
     return compile_step_model(model, cluster, shape, Roofline(cluster.device))
 
 
+def _preset_of(policy: str, rng: np.random.Generator) -> str:
+    """Return the preset that has `policy`; research policies run on the figures of any."""
+    if policy in RESEARCH_POLICIES:
+        return str(rng.choice(["vllm-0.6", "vllm-1"]))
+    return "vllm-1" if policy == "unified" else "vllm-0.6"
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
-    policy = str(rng.choice(["prefill-first", "chunked", "unified", "unified-async"]))
+    policy = str(rng.choice(POLICY_NAMES))
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
-    step_model = _step_model(model_name, "vllm-1" if policy == "unified" else "vllm-0.6", pp)
+    step_model = _step_model(model_name, _preset_of(policy, rng), pp)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
@@ -111,9 +120,8 @@ def draw(rng: np.random.Generator) -> Scenario:
     frees_windows = model_name == "gpt-oss-20b" and preset.frees_windows
     windows = ((1, 128 // block_size + 1),) if frees_windows else ()
     layout = KvLayout(block_size, 1, windows)
-    n_queues = pp if preset.queue_per_batch else 1
     least = layout.blocks_for(LONGEST)
-    n_blocks = n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
     workload = _workload(rng)
     dp = 1 if workload.load.kind == "closed" else int(rng.choice([1, 1, 2]))
     return Scenario(shape, replace(step_model, shape=shape), Memory((), layout, n_blocks), dp, workload)

@@ -93,6 +93,13 @@ def n_uncomputed(state: State, request: int) -> int:
 
 
 @inner
+def is_decoding(state: State, request: int) -> bool:
+    """Whether all but the newest token are computed and that one was generated."""
+    record = state.requests[request]
+    return bool(n_uncomputed(state, request) == 1 and record["computed"] >= record["prompt"])
+
+
+@inner
 def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     """Hand `n_new` tokens of a request to the step being built; as `scheduler_queue.schedule_tokens`."""
     record, uncomputed = state.requests[request], n_uncomputed(state, request)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from apex_sim.instance.kernel.chunked import advance_chunked
 from apex_sim.instance.kernel.prefill_first import advance_prefill_first
+from apex_sim.instance.kernel.sarathi import advance_sarathi
 from apex_sim.instance.kernel.state import State
 from apex_sim.instance.kernel.unified import advance_unified
 
@@ -14,4 +15,5 @@ COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
     "prefill-first": advance_prefill_first,
     "chunked": advance_chunked,
     "unified": advance_unified,
+    "sarathi": advance_sarathi,
 }

@@ -18,6 +18,7 @@ REQUEST: Final = np.dtype(
         ("prompt", np.int64),
         ("output", np.int64),
         ("limit", np.int64),
+        ("rank", np.float64),
         ("computed", np.int64),
         ("generated", np.int64),
         ("pending", np.int64),

@@ -2,6 +2,12 @@
 
 from apex_sim.instance.policies.chunked import schedule_chunked
 from apex_sim.instance.policies.prefill_first import schedule_prefill_first
+from apex_sim.instance.policies.sarathi import schedule_sarathi
 from apex_sim.instance.policies.unified import schedule_unified
 
-POLICIES = {"prefill-first": schedule_prefill_first, "chunked": schedule_chunked, "unified": schedule_unified}
+POLICIES = {
+    "prefill-first": schedule_prefill_first,
+    "chunked": schedule_chunked,
+    "unified": schedule_unified,
+    "sarathi": schedule_sarathi,
+}
