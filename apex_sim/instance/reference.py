@@ -107,11 +107,19 @@ class ReferenceInstance:
         """Return the sequences in the instance's care."""
         return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
 
-    def submit(self, request: int, prompt_tokens: int, max_output_tokens: int) -> None:
-        """Put a request into the least loaded queue; it can be scheduled from the next decision on."""
+    def submit(self, request: int, prompt_tokens: int, max_output_tokens: int, rank: float = 0.0) -> None:
+        """Put a request into the least loaded queue; it can be scheduled from the next decision on.
+
+        It is refused if as many as the settings allow wait already.
+        """
         index = min(range(len(self.queues)), key=lambda i: self.queues[i].n_unfinished)
         runs_ahead = self._shape.scheduler.async_scheduling
-        self.queues[index].waiting.append(Sequence(request, prompt_tokens, max_output_tokens, runs_ahead))
+        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank)
+        most = self._shape.scheduler.max_num_waiting
+        if most is not None and sum(len(queue.waiting) for queue in self.queues) >= most:
+            self._listener.rejected(sequence, f"{most} requests wait already", self._env.now)
+            return
+        self.queues[index].enqueue(sequence)
         arrived, self._arrived[index] = self._arrived[index], self._env.event()
         arrived.succeed()
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.preset.preset import Preset
-from apex_sim.preset.research import RESEARCH_POLICIES
+from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+
+
+#: Who goes first among those that wait, and stays when memory is short.
+QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
 
 
 def resolve_settings(
@@ -23,6 +29,9 @@ def resolve_settings(
     cuda_graphs: bool = True,
     async_scheduling: bool | None = None,
     custom_all_reduce: bool = True,
+    queue_order: str = "fcfs",
+    prediction_log_sd: float | None = None,
+    max_num_waiting: int | None = None,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
@@ -63,8 +72,12 @@ def resolve_settings(
         cuda_graphs=cuda_graphs,
         async_scheduling=wants_async and pp == 1,
         custom_all_reduce=custom_all_reduce,
+        queue_order=queue_order,
+        prediction_log_sd=prediction_log_sd or 0.0,
+        max_num_waiting=max_num_waiting,
     )
     _check(settings, where)
+    _check_order(settings, prediction_log_sd is not None, where)
     return settings
 
 
@@ -76,16 +89,41 @@ def _check(settings: SchedulerSettings, where: str) -> None:
     frac = settings.gpu_memory_utilization_frac
     if not 0.0 < frac <= 1.0:
         raise InputError(f"gpu_memory_utilization_frac is {frac}", where=where, remedy="give a share in (0, 1]")
-    if settings.policy == "prefill-first" and settings.max_num_batched_tokens < settings.max_model_len:
+    runs_whole = settings.policy == "prefill-first" or settings.policy in WHOLE_PROMPTS
+    if runs_whole and settings.max_num_batched_tokens < settings.max_model_len:
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_model_len "
-            f"{settings.max_model_len}, and prefill-first runs a prompt in one step",
+            f"{settings.max_model_len}, and {settings.policy} runs a prompt in one step",
             where=where,
-            remedy="raise the budget, lower max_model_len, or use policy 'chunked'",
+            remedy="raise the budget, lower max_model_len, or use a policy that cuts prompts",
         )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_num_seqs {settings.max_num_seqs}",
             where=where,
             remedy="raise the budget or lower max_num_seqs",
+        )
+
+
+def _check_order(settings: SchedulerSettings, predicts: bool, where: str) -> None:
+    order = settings.queue_order
+    if order not in QUEUE_ORDERS:
+        raise InputError(f"no queue order {order!r}", where=where, remedy=f"choose one of {', '.join(QUEUE_ORDERS)}")
+    if settings.sorts_queue and settings.policy != "unified" and settings.policy not in RESEARCH_POLICIES:
+        raise InputError(
+            f"queue order {order!r} with policy {settings.policy!r}, whose engine serves first come, first served",
+            where=where,
+            remedy=f"use policy unified or one of {', '.join(RESEARCH_POLICIES)}",
+        )
+    if predicts and order != "shortest-predicted-first":
+        raise InputError(
+            f"prediction_log_sd with queue order {order!r}, which predicts nothing",
+            where=where,
+            remedy="leave it out, or set queue_order = \"shortest-predicted-first\"",
+        )
+    if settings.prediction_log_sd < 0 or settings.max_num_waiting == 0:
+        raise InputError(
+            f"prediction_log_sd is {settings.prediction_log_sd}, max_num_waiting {settings.max_num_waiting}",
+            where=where,
+            remedy="give 0 or more, and a whole number above 0",
         )

@@ -57,6 +57,13 @@ class SchedulerSettings:
     prefix_cache: bool = False
     custom_all_reduce: bool = True
     queue_order: str = "fcfs"
+    prediction_log_sd: float = 0.0
+    max_num_waiting: int | None = None
+
+    @property
+    def sorts_queue(self) -> bool:
+        """Whether something else than first come, first served decides who goes first."""
+        return self.queue_order != "fcfs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,4 +27,21 @@ RESEARCH_POLICIES: Final = {
         "Agrawal et al., Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve, OSDI 2024; "
         "https://github.com/microsoft/sarathi-serve sarathi/core/scheduler/sarathi_scheduler.py",
     ),
+    "splitfuse": ResearchPolicy(
+        768,
+        "Holmes et al., DeepSpeed-FastGen, https://arxiv.org/abs/2401.08671 ; "
+        "https://github.com/microsoft/DeepSpeed-MII mii/batching/ragged_batching.py",
+    ),
+    "orca": ResearchPolicy(
+        None,
+        "Yu et al., Orca: A Distributed Serving System for Transformer-Based Generative Models, OSDI 2022, Algorithm 1",
+    ),
+    "static": ResearchPolicy(
+        None,
+        "FasterTransformer as https://github.com/microsoft/vidur models it, "
+        "vidur/scheduler/replica_scheduler/faster_transformer_replica_scheduler.py",
+    ),
 }
+
+#: Those that run prompts whole.
+WHOLE_PROMPTS: Final = frozenset(name for name, policy in RESEARCH_POLICIES.items() if policy.budget_tokens is None)

@@ -25,17 +25,18 @@ from apex_sim.plan.kv_layout import KvLayout
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
-from apex_sim.plan.scheduler import resolve_settings
+from apex_sim.plan.scheduler import QUEUE_ORDERS, resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.load import load_preset
-from apex_sim.preset.research import RESEARCH_POLICIES
+from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+from apex_sim.record.request_records import REJECTED
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
 LONGEST = 1024
-POLICY_NAMES = ("prefill-first", "chunked", "unified", "unified-async", "sarathi")
+POLICY_NAMES = ("prefill-first", "chunked", "unified", "unified-async", *RESEARCH_POLICIES)
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
 
 TIMES = ("arrival_s", "queued_s", "scheduled_s", "first_token_s", "finish_s")
@@ -100,12 +101,15 @@ def draw(rng: np.random.Generator) -> Scenario:
         policy=policy,
         max_num_seqs=int(rng.integers(1, 17)),
         max_num_batched_tokens=2 * LONGEST
-        if policy == "prefill-first"
+        if policy == "prefill-first" or policy in WHOLE_PROMPTS
         else int(rng.choice([16, 64, 300, 2 * LONGEST])),
         max_model_len=LONGEST,
         block_size_tokens=block_size,
         async_scheduling=is_async,
         cuda_graphs=bool(rng.random() < 0.8),
+        queue_order=str(rng.choice(QUEUE_ORDERS)) if policy not in ("prefill-first", "chunked") else "fcfs",
+        prediction_log_sd=float(rng.choice([0.0, 0.7])),
+        max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )
     preset = step_model.shape.preset
     host = replace(
@@ -139,7 +143,10 @@ def _workload(rng: np.random.Generator) -> Workload:
     prompts = rng.integers(1, 700 if long else 200, n)
     outputs = rng.integers(1, 300 if long else 60, n)
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
-    requests: Requests = make_requests(np.cumsum(gaps), prompts, outputs, max_output_tokens=limits)
+    priority = rng.integers(-2, 3, n)
+    requests: Requests = make_requests(
+        np.cumsum(gaps), prompts, outputs, max_output_tokens=limits, priority=priority
+    )
     kind: Any = form if form in ("offline", "closed") else "trace"
     concurrency = int(rng.integers(1, 12)) if form == "closed" else None
     return Workload("random", requests, LoadForm(kind, concurrency), None, None, (), True, "none")
@@ -187,6 +194,10 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
     holds = Counter(
         {
             settings.policy: 1,
+            settings.queue_order: 1,
+            "cap on waiting": int(settings.max_num_waiting is not None),
+            "refused": int((reference.requests.status == REJECTED).any()),
+            "sorted and preempted": int(settings.sorts_queue and reference.requests.n_preemptions.any()),
             "asynchronous": int(settings.async_scheduling),
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),

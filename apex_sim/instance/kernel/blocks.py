@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -30,6 +31,13 @@ def grow(state: State, queue: int, request: int, n_tokens: int) -> bool:
 
 
 @inner
+def reserve(state: State, queue: int, request: int) -> bool:
+    """Give a request the blocks for the longest answer that it may get; False, and no change, without them."""
+    record = state.requests[request]
+    return grow(state, queue, request, int(record["prompt"] + record["limit"]))
+
+
+@inner
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request."""
     state.queues[queue]["n_free"] += state.requests[request]["blocks"]
@@ -38,11 +46,14 @@ def release(state: State, queue: int, request: int) -> None:
 
 @inner
 def preempt(state: State, queue: int, request: int) -> None:
-    """Take a request off its blocks for recomputation, and put it before all that wait."""
+    """Take a request off its blocks for recomputation, and put it before all that wait, or where it belongs."""
     release(state, queue, request)
     state.requests[request]["computed"] = 0
     state.requests[request]["preemptions"] += 1
-    push_front(state, queue, request)
+    if state.engine[0]["is_sorted"] == 1:
+        put_in_place(state, queue, request)
+    else:
+        push_front(state, queue, request)
 
 
 @inner

@@ -23,3 +23,42 @@ def sort_running(state: State, queue: int) -> None:
             running[queue, place] = running[queue, place - 1]
             place -= 1
         running[queue, place] = request
+
+
+@inner
+def put_in_place(state: State, queue: int, request: int) -> None:
+    """Put a request where it belongs among those that wait."""
+    record, waiting, place = state.queues[queue], state.waiting, state.queues[queue]["n_waiting"]
+    capacity, first = waiting.shape[1], record["first_waiting"]
+    while place > 0 and stands_before(state, request, waiting[queue, (first + place - 1) % capacity]):
+        waiting[queue, (first + place) % capacity] = waiting[queue, (first + place - 1) % capacity]
+        place -= 1
+    waiting[queue, (first + place) % capacity] = request
+    record["n_waiting"] += 1
+
+
+@inner
+def last_place(state: State, queue: int) -> int:
+    """Return where in `running` the request is that stands last in the order."""
+    running, last = state.running, 0
+    for index in range(1, state.queues[queue]["n_running"]):
+        if stands_before(state, running[queue, last], running[queue, index]):
+            last = index
+    return last
+
+
+@inner
+def withdraw(state: State, queue: int, request: int) -> int:
+    """Take a request out of the batch that is being decided; return its tokens there, 0 if it is not in it."""
+    record, entries = state.queues[queue], state.entries
+    n_entries, place = record["n_entries"], 0
+    while place < n_entries and entries[queue, place]["request"] != request:
+        place += 1
+    if place == n_entries:
+        return 0
+    n_new = int(entries[queue, place]["n_new"])
+    state.requests[request]["pending"] -= entries[queue, place]["samples"]
+    for index in range(place, n_entries - 1):
+        entries[queue, index] = entries[queue, index + 1]
+    record["n_entries"] -= 1
+    return n_new

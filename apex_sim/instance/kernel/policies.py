@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from apex_sim.instance.kernel.chunked import advance_chunked
+from apex_sim.instance.kernel.orca import advance_orca
 from apex_sim.instance.kernel.prefill_first import advance_prefill_first
 from apex_sim.instance.kernel.sarathi import advance_sarathi
+from apex_sim.instance.kernel.splitfuse import advance_splitfuse
 from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.static import advance_static
 from apex_sim.instance.kernel.unified import advance_unified
 
 #: By the names of `apex_sim.instance.policies.POLICIES`; each runs an instance until nothing is left to do.
@@ -16,4 +19,7 @@ COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
     "chunked": advance_chunked,
     "unified": advance_unified,
     "sarathi": advance_sarathi,
+    "splitfuse": advance_splitfuse,
+    "orca": advance_orca,
+    "static": advance_static,
 }

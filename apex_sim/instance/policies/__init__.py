@@ -1,8 +1,11 @@
 """Batching policies: each is one function from a scheduler's queue to the next batch."""
 
 from apex_sim.instance.policies.chunked import schedule_chunked
+from apex_sim.instance.policies.orca import schedule_orca
 from apex_sim.instance.policies.prefill_first import schedule_prefill_first
 from apex_sim.instance.policies.sarathi import schedule_sarathi
+from apex_sim.instance.policies.splitfuse import schedule_splitfuse
+from apex_sim.instance.policies.static import schedule_static
 from apex_sim.instance.policies.unified import schedule_unified
 
 POLICIES = {
@@ -10,4 +13,7 @@ POLICIES = {
     "chunked": schedule_chunked,
     "unified": schedule_unified,
     "sarathi": schedule_sarathi,
+    "splitfuse": schedule_splitfuse,
+    "orca": schedule_orca,
+    "static": schedule_static,
 }

@@ -67,7 +67,7 @@ def make_room(queue: SchedulerQueue, sequence: Sequence, unvisited: deque[Sequen
     while queue.pool.n_free < 1 or not queue.grow(sequence, sequence.n_tokens):
         victim = unvisited.pop() if unvisited else sequence
         queue.preempt(victim)
-        queue.waiting.appendleft(victim)
+        queue.put_back(victim)
         if victim is sequence:
             return False
     return True
