@@ -186,7 +186,10 @@ def _result(state: State, step_model: StepModel) -> Served:
     )
     return Served(
         requests=state.requests,
-        reasons={int(i): _reason(state.requests[i], step_model.shape) for i in np.flatnonzero(state.requests["status"] == REJECTED)},
+        reasons={
+            int(i): _reason(state.requests[i], step_model.shape)
+            for i in np.flatnonzero(state.requests["status"] == REJECTED)
+        },
         gaps=gaps,
         steps=StepRecords.sample(state.steps[:rows], n_steps, int(engine["most_blocks_used"])),
         meters=meters,

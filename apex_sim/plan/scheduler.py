@@ -10,7 +10,6 @@ from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.preset.preset import Preset
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
 
-
 #: Who goes first among those that wait, and stays when memory is short.
 QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
 
@@ -36,8 +35,8 @@ def resolve_settings(
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
-    Asynchronous scheduling is only on without pipeline stages, as in vLLM (see the preset's sources).  A research policy
-    may be named under every preset whose own batching rules are built.
+    Asynchronous scheduling is only on without pipeline stages, as in vLLM (see the preset's sources).  A research
+    policy may be named under every preset whose own batching rules are built.
 
     Raises
     ------
@@ -119,7 +118,7 @@ def _check_order(settings: SchedulerSettings, predicts: bool, where: str) -> Non
         raise InputError(
             f"prediction_log_sd with queue order {order!r}, which predicts nothing",
             where=where,
-            remedy="leave it out, or set queue_order = \"shortest-predicted-first\"",
+            remedy='leave it out, or set queue_order = "shortest-predicted-first"',
         )
     if settings.prediction_log_sd < 0 or settings.max_num_waiting == 0:
         raise InputError(

@@ -144,9 +144,7 @@ def _workload(rng: np.random.Generator) -> Workload:
     outputs = rng.integers(1, 300 if long else 60, n)
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
     priority = rng.integers(-2, 3, n)
-    requests: Requests = make_requests(
-        np.cumsum(gaps), prompts, outputs, max_output_tokens=limits, priority=priority
-    )
+    requests: Requests = make_requests(np.cumsum(gaps), prompts, outputs, max_output_tokens=limits, priority=priority)
     kind: Any = form if form in ("offline", "closed") else "trace"
     concurrency = int(rng.integers(1, 12)) if form == "closed" else None
     return Workload("random", requests, LoadForm(kind, concurrency), None, None, (), True, "none")

@@ -54,8 +54,6 @@ def test_a_prompt_waits_for_room_in_the_step() -> None:
 
 def test_a_run_from_start_to_end() -> None:
     """Room for one: 3 of 4 blocks are reserved, so the second request starts when the first ends, after 4 s."""
-    trial = try_instance(
-        Engine("orca", max_model_len=16, n_blocks=4), flat(1.0), [(0.0, 4, 4, 8), (0.0, 4, 2, 8)]
-    )
+    trial = try_instance(Engine("orca", max_model_len=16, n_blocks=4), flat(1.0), [(0.0, 4, 4, 8), (0.0, 4, 2, 8)])
     assert trial.log.times("token", 0) == [1.0, 2.0, 3.0, 4.0]
     assert trial.log.times("token", 1) == [5.0, 6.0]

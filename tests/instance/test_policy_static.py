@@ -51,9 +51,7 @@ def test_nobody_decodes_before_all_prompts_are_computed() -> None:
 
 def test_a_run_of_two_batches() -> None:
     """The first batch lasts as long as its longest answer, 5 s; who came at 0.5 s starts then."""
-    trial = try_instance(
-        Engine("static", max_num_seqs=2), flat(1.0), [(0.0, 4, 2, 8), (0.0, 4, 5, 8), (0.5, 4, 2, 8)]
-    )
+    trial = try_instance(Engine("static", max_num_seqs=2), flat(1.0), [(0.0, 4, 2, 8), (0.0, 4, 5, 8), (0.5, 4, 2, 8)])
     assert trial.log.times("token", 0) == [1.0, 2.0]
     assert trial.log.times("token", 1) == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert trial.log.times("token", 2) == [6.0, 7.0]
