@@ -15,10 +15,13 @@ class ResearchPolicy:
     """Where a policy was published, and the token budget of its steps there.
 
     Without a budget (None) prompts run whole, and a step has room for the longest of them beside all decodes.
+    `reserves` says that admission takes memory for the longest answer, `joins` that requests join those that run.
     """
 
     budget_tokens: int | None
     source: str
+    reserves: bool = False
+    joins: bool = True
 
 
 RESEARCH_POLICIES: Final = {
@@ -35,11 +38,14 @@ RESEARCH_POLICIES: Final = {
     "orca": ResearchPolicy(
         None,
         "Yu et al., Orca: A Distributed Serving System for Transformer-Based Generative Models, OSDI 2022, Algorithm 1",
+        reserves=True,
     ),
     "static": ResearchPolicy(
         None,
         "FasterTransformer as https://github.com/microsoft/vidur models it, "
         "vidur/scheduler/replica_scheduler/faster_transformer_replica_scheduler.py",
+        reserves=True,
+        joins=False,
     ),
 }
 

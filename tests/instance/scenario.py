@@ -88,6 +88,13 @@ def _preset_of(policy: str, rng: np.random.Generator) -> str:
     return "vllm-1" if policy == "unified" else "vllm-0.6"
 
 
+def _budget(policy: str, rng: np.random.Generator) -> int:
+    """Return a token budget; prompts of up to 700 tokens run whole where the policy does not cut them."""
+    if policy == "prefill-first":
+        return 2 * LONGEST
+    return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
     policy = str(rng.choice(POLICY_NAMES))
@@ -100,9 +107,7 @@ def draw(rng: np.random.Generator) -> Scenario:
         step_model.shape.scheduler,
         policy=policy,
         max_num_seqs=int(rng.integers(1, 17)),
-        max_num_batched_tokens=2 * LONGEST
-        if policy == "prefill-first" or policy in WHOLE_PROMPTS
-        else int(rng.choice([16, 64, 300, 2 * LONGEST])),
+        max_num_batched_tokens=_budget(policy, rng),
         max_model_len=LONGEST,
         block_size_tokens=block_size,
         async_scheduling=is_async,
