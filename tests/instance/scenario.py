@@ -146,6 +146,8 @@ def _workload(rng: np.random.Generator) -> Workload:
     }.get(form, np.zeros(n))
     long = rng.random() < 0.4
     prompts = rng.integers(1, 700 if long else 200, n)
+    if rng.random() < 0.2:  # whole blocks and budgets, and ties
+        prompts = np.full(n, int(rng.choice([1, 16, 240, 512])))
     outputs = rng.integers(1, 300 if long else 60, n)
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
     priority = rng.integers(-2, 3, n)

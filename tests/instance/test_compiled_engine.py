@@ -18,7 +18,7 @@ from apex_sim.fleet.static_fleet import asked_of
 from apex_sim.instance.compiled_instance import serve_compiled
 
 ROOT = Path(__file__).parents[2]
-N_SCENARIOS, N_CHUNKS = 600, 12
+N_SCENARIOS, N_CHUNKS = 800, 16
 
 #: What the scenarios together must hold, at least so often.
 HELD = (
@@ -31,6 +31,15 @@ HELD = (
     "closed loop",
     "preemption",
     "windows",
+    "sarathi",
+    "splitfuse",
+    "orca",
+    "static",
+    "priority",
+    "shortest-predicted-first",
+    "cap on waiting",
+    "refused",
+    "sorted and preempted",
 )
 
 

@@ -28,12 +28,21 @@ def sort_running(state: State, queue: int) -> None:
 @inner
 def put_in_place(state: State, queue: int, request: int) -> None:
     """Put a request where it belongs among those that wait."""
-    record, waiting, place = state.queues[queue], state.waiting, state.queues[queue]["n_waiting"]
+    record, waiting = state.queues[queue], state.waiting
     capacity, first = waiting.shape[1], record["first_waiting"]
-    while place > 0 and stands_before(state, request, waiting[queue, (first + place - 1) % capacity]):
-        waiting[queue, (first + place) % capacity] = waiting[queue, (first + place - 1) % capacity]
-        place -= 1
-    waiting[queue, (first + place) % capacity] = request
+    place, beyond = 0, record["n_waiting"]
+    while place < beyond:
+        middle = (place + beyond) // 2
+        if stands_before(state, request, waiting[queue, (first + middle) % capacity]):
+            beyond = middle
+        else:
+            place = middle + 1
+    here = (first + record["n_waiting"]) % capacity
+    for _ in range(record["n_waiting"] - place):
+        before = here - 1 if here > 0 else capacity - 1
+        waiting[queue, here] = waiting[queue, before]
+        here = before
+    waiting[queue, here] = request
     record["n_waiting"] += 1
 
 
