@@ -125,7 +125,6 @@ RULES = {
         "running[queue, n_left_out + index] = state.preempted[index]",
         "running[queue, record['n_running'] - 1 - index] = state.preempted[index]",
     ),
-    "orca: decodes count in the step": ("orca.py", 'engine["budget"] - n_before', 'engine["budget"]'),
     "orca: a prompt runs whole": ("orca.py", "n_new > budget or ", ""),
     "orca and static: the longest answer is reserved": (
         "blocks.py",
@@ -159,7 +158,6 @@ RULES = {
         "push_front(state, queue, request)",
     ),
     "the victim stands last in the order": ("unified.py", "last_place(state, queue) if is_sorted else ", ""),
-    "a victim's tokens return to the budget": ("unified.py", "budget += n_returned", "pass"),
     "a victim leaves the batch": ("unified.py", "withdraw(state, queue, victim) if is_sorted else 0", "0"),
     "a leap ends before an arrival that may go first": ("leap.py", ' or engine["is_sorted"] == 1', ""),
     "as many wait as may": ("loop.py", '>= engine["most_waiting"]', '> engine["most_waiting"]'),
