@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
 OBJECTIVES: Final = ("ttft", "tpot", "itl", "e2e", "throughput", "cost", "energy")
 STATISTICS: Final = ("mean", "median", "p90", "p95", "p99")
 
@@ -122,7 +123,28 @@ SCHEDULER_FLAGS: Final = (
         "scheduler__policy",
         metavar="NAME",
         shell_complete=completion.complete_policy,
-        help="Batching: prefill-first, chunked or unified.",
+        help="Batching: prefill-first, chunked, unified, or of research: sarathi, splitfuse, orca, static.",
+    ),
+    click.option(
+        "--queue-order",
+        "scheduler__queue_order",
+        type=click.Choice(QUEUE_ORDERS),
+        metavar="NAME",
+        help=f"Who goes first: {', '.join(QUEUE_ORDERS)}.",
+    ),
+    click.option(
+        "--prediction-log-sd",
+        "scheduler__prediction_log_sd",
+        type=click.FloatRange(min=0),
+        metavar="SPREAD",
+        help="Error of predicted output lengths; 0 is an exact predictor.",
+    ),
+    click.option(
+        "--max-num-waiting",
+        "scheduler__max_num_waiting",
+        type=_COUNT,
+        metavar="N",
+        help="Refuse requests while so many wait.",
     ),
     click.option("--max-num-seqs", "scheduler__max_num_seqs", type=_COUNT, metavar="N", help="Sequences in a batch."),
     click.option(

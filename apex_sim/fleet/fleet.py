@@ -11,6 +11,7 @@ from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.errors import InputError, InvariantError
 from apex_sim.fleet.invariants import check_run
+from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import load_router
 from apex_sim.fleet.static_fleet import is_static, serve_statically
 from apex_sim.hardware.cluster import Cluster
@@ -133,6 +134,7 @@ class Fleet:
             )
             for shape in self._shapes
         ]
+        self._ranks = {shape: queue_ranks(workload, shape.scheduler) for shape in set(self._shapes)}
         n = self._columns.n
         self._outstanding = [0] * len(self._instances)
         self._n_routed = 0
@@ -200,10 +202,15 @@ class Fleet:
     def _enqueue(self, request: int, target: int) -> None:
         self._queued_s[request] = self._env.now
         prompt = self._prompts[request]
-        room = self._shapes[target].scheduler.max_model_len - prompt
+        shape = self._shapes[target]
+        room = shape.scheduler.max_model_len - prompt
         limit = int(self._columns.max_output_tokens[request])
         self._instances[target].submit(
-            request, prompt, min(limit, room) if limit else room, self._columns.full_blocks(request)
+            request,
+            prompt,
+            min(limit, room) if limit else room,
+            self._columns.full_blocks(request),
+            float(self._ranks[shape][request]),
         )
 
     def _count_in_system(self, change: int, now_s: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
+from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import BLIND_ROUTERS, load_router
 from apex_sim.instance.compiled_instance import Asked, Served, serve_compiled
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
@@ -99,6 +100,7 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         prompts,
         columns.output_tokens[mine],
         np.where(limits > 0, np.minimum(limits, room), room),
+        queue_ranks(workload, shape.scheduler)[mine],
         load.concurrency,
         columns.hash_block_tokens if columns.prefix_hashes else None,
         [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],

@@ -38,6 +38,8 @@ _MOST_STEPS = 8192
 class Asked:
     """Requests of one instance, in order of arrival; `limit` is the most output tokens that each may have.
 
+    Those of lower rank go first where the queue order asks for it.
+
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
     lets another arrive.  `units` are the identities of each prompt's full blocks of `unit_tokens` tokens, if any.
     """
@@ -46,6 +48,7 @@ class Asked:
     prompt_tokens: Ints
     output_tokens: Ints
     limit_tokens: Ints
+    ranks: Floats
     concurrency: int | None = None
     unit_tokens: int | None = None
     units: Sequence[tuple[int, ...]] = ()
@@ -93,8 +96,7 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
 
 def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> State:
     settings, preset, n = shape.scheduler, shape.preset, len(asked.prompt_tokens)
-    n_queues = shape.pp if preset.queue_per_batch else 1
-    depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+    n_queues, depth = shape.n_queues, shape.n_in_flight
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
     most_running = settings.max_num_seqs + 1
     prefixes = prefix_cache_of(settings, memory, asked.unit_tokens)
@@ -172,7 +174,7 @@ def _units(asked: Asked, prefixes: PrefixCache | None) -> dict[str, Any]:
 def _requests(asked: Asked) -> at.Records:
     requests = np.zeros(len(asked.prompt_tokens), dtype=at.REQUEST)
     requests["prompt"], requests["output"] = asked.prompt_tokens, asked.output_tokens
-    requests["limit"], requests["status"] = asked.limit_tokens, RUNNING
+    requests["limit"], requests["rank"], requests["status"] = asked.limit_tokens, asked.ranks, RUNNING
     for name in ("arrival_s", "queued_s", "scheduled_s", "first_s", "finish_s", "last_s"):
         requests[name] = np.nan
     return requests
@@ -193,6 +195,8 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int, concurrency: 
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["concurrent"], engine["host_holder"] = concurrency, -1
+    engine["is_sorted"] = int(settings.sorts_queue)
+    engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
     engine["frontend_s"], engine["prompt_token_s"] = host.frontend_s, host.prompt_token_s
 
@@ -222,7 +226,10 @@ def _result(state: State, step_model: StepModel) -> Served:
     )
     return Served(
         requests=state.requests,
-        reasons={int(i): _reason(state.requests[i]) for i in np.flatnonzero(state.requests["status"] == REJECTED)},
+        reasons={
+            int(i): _reason(state.requests[i], step_model.shape)
+            for i in np.flatnonzero(state.requests["status"] == REJECTED)
+        },
         gaps=gaps,
         steps=StepRecords.sample(state.steps[:rows], n_steps, int(engine["most_blocks_used"])),
         meters=meters,
@@ -234,7 +241,9 @@ def _result(state: State, step_model: StepModel) -> Served:
     )
 
 
-def _reason(request: Any) -> str:
+def _reason(request: Any, shape: Shape) -> str:
+    if request["reason"] == at.TOO_MANY_WAIT:
+        return f"{shape.scheduler.max_num_waiting} requests wait already"
     n_tokens = request["prompt"] + request["generated"]
     if request["reason"] == at.PROMPT_EXCEEDS_BUDGET:
         return f"prompt of {n_tokens} tokens exceeds the step budget"

@@ -91,9 +91,8 @@ class ReferenceInstance:
         self.steps = StepRecords()
         self.gaps = LatencyHistogram()
         self._host = simpy.Resource(env, capacity=1)
-        settings, preset = shape.scheduler, shape.preset
-        n_queues = shape.pp if preset.queue_per_batch else 1
-        self._depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
+        settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
+        self._depth = shape.n_in_flight
         self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
         self.queues = [
             SchedulerQueue(
@@ -116,12 +115,21 @@ class ReferenceInstance:
         """Return the sequences in the instance's care."""
         return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
 
-    def submit(self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = ()) -> None:
-        """Put a request into the least loaded queue; it can be scheduled from the next decision on."""
+    def submit(
+        self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = (), rank: float = 0.0
+    ) -> None:
+        """Put a request into the least loaded queue; it can be scheduled from the next decision on.
+
+        It is refused if as many as the settings allow wait already.
+        """
         index = min(range(len(self.queues)), key=lambda i: self.queues[i].n_unfinished)
         runs_ahead = self._shape.scheduler.async_scheduling
-        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, units=units)
-        self.queues[index].waiting.append(sequence)
+        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank, units=units)
+        most = self._shape.scheduler.max_num_waiting
+        if most is not None and sum(len(queue.waiting) for queue in self.queues) >= most:
+            self._listener.rejected(sequence, f"{most} requests wait already", self._env.now)
+            return
+        self.queues[index].enqueue(sequence)
         arrived, self._arrived[index] = self._arrived[index], self._env.event()
         arrived.succeed()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 
 from apex_sim.errors import UnsupportedError
@@ -12,7 +13,7 @@ from apex_sim.plan.shape import SchedulerSettings
 
 
 class SchedulerQueue:
-    """State that a batching policy works on; first come, first served.
+    """State that a batching policy works on; first come, first served, unless the settings name another order.
 
     `running` is in the order that the policy gives it; `rejected` collects (sequence, reason) for the engine to report.
     """
@@ -23,6 +24,7 @@ class SchedulerQueue:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.rejected: list[tuple[Sequence, str]] = []
+        self.is_sorted = settings.sorts_queue
         rule = settings.reservation
         self.admission = Admission(rule, rule.first_ratio) if rule else None
 
@@ -45,10 +47,29 @@ class SchedulerQueue:
         if self.admission:
             self.admission.rest()
 
+    @staticmethod
+    def place(sequence: Sequence) -> tuple[float, int]:
+        """Return where `sequence` stands in a sorted queue: by rank, then by arrival."""
+        return sequence.rank, sequence.request
+
     @property
     def n_unfinished(self) -> int:
         """Sequences that wait or run."""
         return len(self.waiting) + len(self.running)
+
+    def enqueue(self, sequence: Sequence) -> None:
+        """Let a sequence that has arrived wait."""
+        if self.is_sorted:
+            insort(self.waiting, sequence, key=self.place)
+        else:
+            self.waiting.append(sequence)
+
+    def put_back(self, sequence: Sequence) -> None:
+        """Let a sequence that was preempted wait: before all others, or where it belongs in a sorted queue."""
+        if self.is_sorted:
+            insort(self.waiting, sequence, key=self.place)
+        else:
+            self.waiting.appendleft(sequence)
 
     def grow(self, sequence: Sequence, n_tokens: int) -> bool:
         """Give `sequence` the blocks for its first `n_tokens`; False, and no change, if they are not free."""
@@ -59,6 +80,10 @@ class SchedulerQueue:
             self.pool.take(missing)
             sequence.n_blocks += missing
         return True
+
+    def reserve(self, sequence: Sequence) -> bool:
+        """Give `sequence` the blocks for the longest answer that it may get; False, and no change, without them."""
+        return self.grow(sequence, sequence.prompt_tokens + sequence.max_output_tokens)
 
     def release(self, sequence: Sequence) -> None:
         """Free all blocks of `sequence` that no other one holds."""
@@ -97,7 +122,7 @@ class SchedulerQueue:
             self.pool.prefixes.remember(sequence)
 
     def preempt(self, sequence: Sequence) -> None:
-        """Take `sequence` off its blocks for recomputation; the caller puts it back into `waiting`."""
+        """Take `sequence` off its blocks for recomputation; the caller puts it back."""
         self.release(sequence)
         sequence.n_computed = 0
         sequence.n_preemptions += 1

@@ -14,7 +14,8 @@ class Sequence:
 
     `n_computed` counts the tokens whose KV is computed or in flight, `n_generated` the output tokens that are known,
     `n_pending` those that steps in flight will sample, `n_blocks` the KV blocks held.  With `runs_ahead` (asynchronous
-    scheduling) a pending token counts as there, so that the next one can be scheduled before it is known.
+    scheduling) a pending token counts as there, so that the next one can be scheduled before it is known.  Sequences of
+    a lower `rank` go first where the queue order uses it; it never derives from what the scheduler cannot know.
     `units` are the identities of the prompt's full hashed blocks, of which it has looked at the first `n_seen` and
     holds `held`, alone or with others; `n_hit_tokens` were cached when it was last admitted, `n_cached_tokens` when it
     first was.
@@ -24,6 +25,7 @@ class Sequence:
     prompt_tokens: int
     max_output_tokens: int
     runs_ahead: bool = False
+    rank: float = 0.0
     n_computed: int = 0
     n_generated: int = 0
     n_pending: int = 0

@@ -3,29 +3,71 @@
 In saturation an instance keeps its batch full.  With B sequences of p prompt and o output tokens on average, B / o
 of them end in a step and as many prompts enter it, so that a pipeline slot lasts s(B decodes + B p / o prompt
 tokens) and the instance serves B / (o s) requests per second.  An estimate from means: queueing needs the simulation.
+Where nobody joins a batch, B requests take their prompts and as many steps as the longest of B answers.
 It assumes that the batches in a pipeline are equal; engines do not balance them, and unequal ones serve down to half
 of the estimate at two or four stages, less at eight.  An engine that never evicts keeps room for the whole output.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.plan.memory import Memory
+from apex_sim.preset.research import RESEARCH_POLICIES
+from apex_sim.workload.column import IntArray
+from apex_sim.workload.requests import Requests
 
 
-def instance_capacity_per_s(step_model: StepModel, memory: Memory, prompt_tokens: float, output_tokens: float) -> float:
+def workload_capacity_per_s(step_model: StepModel, memory: Memory, requests: Requests) -> float:
+    """Return the estimated capacity of one instance, in requests of this workload per second."""
+    settings = step_model.shape.scheduler
+    research = RESEARCH_POLICIES.get(settings.policy)
+    prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
+    if research is None or not research.reserves:
+        return instance_capacity_per_s(step_model, memory, prompt, output)
+    room = settings.max_model_len - requests.prompt_tokens
+    stated = requests.max_output_tokens
+    held = prompt + float(np.where(stated > 0, np.minimum(stated, room), room).mean())
+    if research.joins:
+        return instance_capacity_per_s(step_model, memory, prompt, output, held)
+    n_running = max(1.0, _n_running(step_model, memory, held))
+    longest = expected_longest(requests.output_tokens, n_running)
+    decode_s = _step_s(step_model, _decodes(step_model, n_running * output / longest, prompt + output / 2))
+    return n_running / (longest * decode_s + _prefill_s(step_model, n_running, prompt))
+
+
+def expected_longest(tokens: IntArray, n: float) -> float:
+    """Return the mean of the largest of `n` draws from `tokens`.
+
+    Examples
+    --------
+    >>> expected_longest(np.array([1, 3]), 1), expected_longest(np.array([1, 3]), 2)
+    (2.0, 2.5)
+    """
+    below = np.arange(len(tokens) + 1) / len(tokens)
+    return float((np.sort(tokens) * np.diff(below**n)).sum())
+
+
+def instance_capacity_per_s(
+    step_model: StepModel,
+    memory: Memory,
+    prompt_tokens: float,
+    output_tokens: float,
+    reserved_tokens: float | None = None,
+) -> float:
     """Return the estimated capacity of one instance in requests per second.
 
     Parameters
     ----------
     prompt_tokens, output_tokens : means of the workload.
+    reserved_tokens : mean tokens whose memory a request takes from start to end; by default it takes what it has.
     """
     shape = step_model.shape
     settings = shape.scheduler
     held_tokens = prompt_tokens + (output_tokens if settings.policy == "no-evict" else output_tokens / 2)
-    n_seats = settings.max_num_seqs * shape.n_queues / shape.pp
-    n_running = max(1.0, min(n_seats, memory.kv_tokens / shape.pp / held_tokens))
+    n_running = max(1.0, _n_running(step_model, memory, reserved_tokens or held_tokens))
     if settings.policy in ("prefill-first", "sglang"):
         decode_s = _step_s(step_model, _decodes(step_model, n_running, held_tokens))
         slot_s = decode_s + _prefill_s(step_model, n_running / output_tokens, prompt_tokens)
@@ -35,6 +77,13 @@ def instance_capacity_per_s(step_model: StepModel, memory: Memory, prompt_tokens
         _add_prompts(batch, n_running * prompt_tokens / output_tokens, prompt_tokens, settings.max_num_batched_tokens)
         slot_s = _step_s(step_model, batch)
     return n_running / (output_tokens * slot_s)
+
+
+def _n_running(step_model: StepModel, memory: Memory, held_tokens: float) -> float:
+    """Return the sequences of a full batch: seats, or what the KV cache holds."""
+    shape = step_model.shape
+    n_seats = shape.scheduler.max_num_seqs * shape.n_queues / shape.pp
+    return min(n_seats, memory.kv_tokens / shape.pp / held_tokens)
 
 
 def _decodes(step_model: StepModel, n_running: float, held_tokens: float) -> StepBatch:

@@ -59,6 +59,9 @@ class Plan:
                     "gpu_memory_utilization_frac": shape.scheduler.gpu_memory_utilization_frac,
                     "cuda_graphs": shape.scheduler.cuda_graphs,
                     "async_scheduling": shape.scheduler.async_scheduling,
+                    "queue_order": shape.scheduler.queue_order,
+                    "prediction_log_sd": shape.scheduler.prediction_log_sd,
+                    "max_num_waiting": shape.scheduler.max_num_waiting,
                 }
                 for shape, count in self.instances
             ],

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.preset.preset import Defaults, Preset, Reservation
+from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+
+#: Who goes first among those that wait, and stays when memory is short.
+QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
 
 
 def resolve_settings(
@@ -25,29 +30,35 @@ def resolve_settings(
     cuda_graphs: bool = True,
     async_scheduling: bool | None = None,
     custom_all_reduce: bool = True,
+    queue_order: str = "fcfs",
+    prediction_log_sd: float | None = None,
+    max_num_waiting: int | None = None,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
     Asynchronous scheduling is only on without pipeline stages, as in all engines that have it (see the preset's
-    sources).
+    sources).  A research policy may be named under every preset.
 
     Raises
     ------
     InputError : a setting out of its range, or a contradiction between two of them.
     """
     chosen = policy or preset.default_policy(max_model_len)
-    if chosen not in preset.policies:
+    known, research = (*preset.policies, *RESEARCH_POLICIES), RESEARCH_POLICIES.get(chosen)
+    if chosen not in known:
         raise InputError(
-            f"preset {preset.name} has no policy {chosen!r}",
-            where=where,
-            remedy=f"choose one of {', '.join(preset.policies)}",
+            f"preset {preset.name} has no policy {chosen!r}", where=where, remedy=f"choose one of {', '.join(known)}"
         )
-    wants_async = preset.async_scheduling if async_scheduling is None else async_scheduling
-    if wants_async and not preset.async_scheduling:
-        raise InputError(f"preset {preset.name} has no asynchronous scheduling", where=where, remedy="leave it out")
+    wants_async = preset.async_scheduling and not research if async_scheduling is None else async_scheduling
+    if wants_async and (research or not preset.async_scheduling):
+        what = f"policy {chosen!r}" if research else f"preset {preset.name}"
+        raise InputError(f"{what} has no asynchronous scheduling", where=where, remedy="leave it out")
     defaults = preset.defaults_on(device.name, device.memory_bytes, tp)
-    default_budget = defaults.budget_tokens[chosen] or max(max_model_len, 2048)
+    default_budget = research.budget_tokens if research else defaults.budget_tokens[chosen]
+    if not default_budget:
+        n_beside = (max_num_seqs or defaults.max_num_seqs) if research else 0
+        default_budget = max(max_model_len, 2048) + n_beside
     budget = default_budget if max_num_batched_tokens is None else max_num_batched_tokens
     settings = SchedulerSettings(
         policy=chosen,
@@ -65,8 +76,12 @@ def resolve_settings(
         custom_all_reduce=custom_all_reduce,
         reservation=_reservation(preset, budget),
         max_graph_sequences=defaults.max_graph_sequences,
+        queue_order=queue_order,
+        prediction_log_sd=prediction_log_sd or 0.0,
+        max_num_waiting=max_num_waiting,
     )
     _check(settings, where)
+    _check_order(settings, prediction_log_sd is not None, where)
     return settings
 
 
@@ -92,15 +107,13 @@ def _check(settings: SchedulerSettings, where: str) -> None:
     frac = settings.gpu_memory_utilization_frac
     if not 0.0 < frac <= 1.0:
         raise InputError(f"gpu_memory_utilization_frac is {frac}", where=where, remedy="give a share in (0, 1]")
-    if (
-        settings.policy in ("prefill-first", "max-utilization")
-        and settings.max_num_batched_tokens < settings.max_model_len
-    ):
+    runs_whole = settings.policy in ("prefill-first", "max-utilization") or settings.policy in WHOLE_PROMPTS
+    if runs_whole and settings.max_num_batched_tokens < settings.max_model_len:
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_model_len "
             f"{settings.max_model_len}, and {settings.policy} runs a prompt in one step",
             where=where,
-            remedy="raise the budget, lower max_model_len, or use another policy",
+            remedy="raise the budget, lower max_model_len, or use a policy that cuts prompts",
         )
     if settings.reservation and settings.max_num_batched_tokens < settings.block_size_tokens:
         raise InputError(
@@ -114,4 +127,28 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_num_seqs {settings.max_num_seqs}",
             where=where,
             remedy="raise the budget or lower max_num_seqs",
+        )
+
+
+def _check_order(settings: SchedulerSettings, predicts: bool, where: str) -> None:
+    order = settings.queue_order
+    if order not in QUEUE_ORDERS:
+        raise InputError(f"no queue order {order!r}", where=where, remedy=f"choose one of {', '.join(QUEUE_ORDERS)}")
+    if settings.sorts_queue and settings.policy != "unified" and settings.policy not in RESEARCH_POLICIES:
+        raise InputError(
+            f"queue order {order!r} with policy {settings.policy!r}, whose engine serves first come, first served",
+            where=where,
+            remedy=f"use policy unified or one of {', '.join(RESEARCH_POLICIES)}",
+        )
+    if predicts and order != "shortest-predicted-first":
+        raise InputError(
+            f"prediction_log_sd with queue order {order!r}, which predicts nothing",
+            where=where,
+            remedy='leave it out, or set queue_order = "shortest-predicted-first"',
+        )
+    if settings.prediction_log_sd < 0 or settings.max_num_waiting == 0:
+        raise InputError(
+            f"prediction_log_sd is {settings.prediction_log_sd}, max_num_waiting {settings.max_num_waiting}",
+            where=where,
+            remedy="give 0 or more, and a whole number above 0",
         )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from apex_sim.plan.precision import Precision
 from apex_sim.preset.preset import Preset, Reservation
+from apex_sim.preset.research import RESEARCH_POLICIES
 
 Role = Literal["mixed", "prefill", "decode"]
 
@@ -61,6 +62,13 @@ class SchedulerSettings:
     queue_order: str = "fcfs"
     reservation: Reservation | None = None
     max_graph_sequences: int | None = None
+    prediction_log_sd: float = 0.0
+    max_num_waiting: int | None = None
+
+    @property
+    def sorts_queue(self) -> bool:
+        """Whether something else than first come, first served decides who goes first."""
+        return self.queue_order != "fcfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,16 @@ class Shape:
     @property
     def n_queues(self) -> int:
         """Scheduler queues, each with its part of the KV blocks: one for each batch in flight, or one in all."""
-        return self.pp if self.preset.queue_per_batch else 1
+        return self.pp if self._queue_per_batch else 1
+
+    @property
+    def n_in_flight(self) -> int:
+        """Batches that one queue may have in flight."""
+        return 1 if self._queue_per_batch else 2 if self.scheduler.async_scheduling else self.pp
+
+    @property
+    def _queue_per_batch(self) -> bool:
+        return self.preset.queue_per_batch or self.scheduler.policy in RESEARCH_POLICIES
 
     @property
     def label(self) -> str:

@@ -15,6 +15,7 @@ from apex_sim.planner.evaluation import Evaluation, cost_model_of, evaluate
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
 from apex_sim.planner.space import Refusal, enumerate_space
 from apex_sim.planner.study import Study
+from apex_sim.preset.research import RESEARCH_POLICIES
 
 #: Worker processes import the package anew; shorter work is done before they are up.
 _WORKER_START_S: Final = 3.0
@@ -167,6 +168,7 @@ def provenance_of(study: Study) -> Provenance:
         )
         if part.kind == "assumed"
     ]
+    assumed += _of_research(study)
     device = study.cluster.device
     assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
     return Provenance(
@@ -184,3 +186,19 @@ def provenance_of(study: Study) -> Provenance:
         cost_model=cost_model_of(study).name,
         assumed=tuple(assumed),
     )
+
+
+def _of_research(study: Study) -> list[str]:
+    """Return what of the study's scheduler the preset's engine does not have, or no engine."""
+    scheduler, found = study.scheduler, []
+    research = RESEARCH_POLICIES.get(scheduler.policy or "")
+    if research:
+        found.append(
+            f"research policy {scheduler.policy} on the figures of {study.preset.name}, whose engine lacks it: "
+            f"{research.source}"
+        )
+    if scheduler.queue_order == "shortest-predicted-first":
+        spread = scheduler.prediction_log_sd or 0.0
+        predictor = f"log-normal error of spread {spread:g}" if spread else "an exact predictor, which no server has"
+        found.append(f"predicted output lengths: {predictor}")
+    return found

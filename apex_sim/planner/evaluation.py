@@ -14,7 +14,7 @@ from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.roofline import Roofline
 from apex_sim.fleet.fleet import CompiledPlan, compile_plan, simulate_plan
 from apex_sim.hardware.device import Device
-from apex_sim.metrics.capacity import instance_capacity_per_s
+from apex_sim.metrics.capacity import workload_capacity_per_s
 from apex_sim.metrics.cost_basis import CostShare, cost_shares
 from apex_sim.metrics.definitions import Metrics
 from apex_sim.metrics.stability import Stability, judge_stability
@@ -135,9 +135,8 @@ def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: fl
 
 def _capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
     requests = study.workload.requests
-    prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
     return sum(
-        count * instance_capacity_per_s(compiled[shape][1], compiled[shape][0], prompt, output)
+        count * workload_capacity_per_s(compiled[shape][1], compiled[shape][0], requests)
         for shape, count in plan.instances
     )
 

@@ -88,6 +88,9 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         gpu_memory_utilization_frac=scheduler.gpu_memory_utilization_frac,
         cuda_graphs=scheduler.cuda_graphs,
         async_scheduling=scheduler.async_scheduling,
+        queue_order=scheduler.queue_order,
+        prediction_log_sd=scheduler.prediction_log_sd,
+        max_num_waiting=scheduler.max_num_waiting,
         where=f"study {study.name}, table [scheduler]",
     )
     settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))

@@ -71,6 +71,11 @@ class SchedulerEntry(StrictModel):
     cuda_graphs: bool = True
     async_scheduling: bool | None = None
     prefix_cache: bool | None = None
+    queue_order: Literal["fcfs", "priority", "shortest-predicted-first"] = "fcfs"
+    prediction_log_sd: float | None = Field(
+        default=None, ge=0, description="spread of predicted output lengths; 0: exact"
+    )
+    max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
 
 
 class StudyFile(StrictModel):

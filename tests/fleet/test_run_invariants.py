@@ -14,6 +14,7 @@ from toy import Engine, StepTime, affine, ask, flat, per_sequence, serve
 
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.invariants import check_run
+from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
 from apex_sim.record.request_records import FINISHED, REJECTED, RUNNING
 from apex_sim.record.run import FleetRun
 from apex_sim.record.step_records import STEP_COLUMNS, StepRecords
@@ -21,6 +22,17 @@ from apex_sim.workload.requests import Requests
 
 BLOCK = 4
 LONGEST = 24
+
+
+#: Policies that preempt, and whether they schedule ahead; the others reserve.
+PREEMPTING = (
+    ("prefill-first", False),
+    ("chunked", False),
+    ("unified", False),
+    ("unified", True),
+    ("sarathi", False),
+    ("splitfuse", False),
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,15 @@ class Case:
 
 @st.composite
 def engines(draw: st.DrawFn) -> Engine:
-    policy = draw(st.sampled_from(["prefill-first", "chunked", "unified", "unified-async"]))
+    policy = draw(st.sampled_from(["prefill-first", "chunked", "unified", "unified-async", *RESEARCH_POLICIES]))
     pp = 1 if policy == "unified-async" else draw(st.integers(1, 3))
-    n_queues = pp if policy in ("prefill-first", "chunked") else 1
+    n_queues = 1 if policy.startswith("unified") else pp
+    runs_whole = policy == "prefill-first" or policy in WHOLE_PROMPTS
+    orders = ["fcfs"] if policy in ("prefill-first", "chunked") else ["fcfs", "priority"]
     return Engine(
         policy=policy.removesuffix("-async"),
         max_num_seqs=draw(st.integers(1, 6)),
-        max_num_batched_tokens=LONGEST if policy == "prefill-first" else draw(st.integers(6, 16)),
+        max_num_batched_tokens=LONGEST if runs_whole else draw(st.integers(6, 16)),
         max_model_len=LONGEST,
         n_blocks=n_queues * draw(st.integers(LONGEST // BLOCK + 1, 12)),
         block_size_tokens=BLOCK,
@@ -58,6 +72,7 @@ def engines(draw: st.DrawFn) -> Engine:
         host_sequence_s=draw(st.sampled_from([0.0, 0.03])),
         frontend_s=draw(st.sampled_from([0.0, 0.2])),
         prompt_token_s=draw(st.sampled_from([0.0, 0.01])),
+        queue_order=draw(st.sampled_from(orders)),
     )
 
 
@@ -72,10 +87,11 @@ def cases(draw: st.DrawFn) -> Case:
     loads: dict[str, dict[str, Any]] = {"trace": {}, "closed": {"concurrency": min(n, 3)}, "offline": {"offline": True}}
     step_time = draw(st.sampled_from([flat(0.1), flat(1.0), per_sequence(0.3), affine(0.05, 0.01)]))
     router = draw(st.sampled_from(["round-robin", "least-outstanding"]))
+    priority = np.array(draw(st.lists(st.integers(-1, 1), min_size=n, max_size=n)))
     return Case(
         draw(engines()),
         step_time,
-        ask(np.cumsum(gaps), prompts, outputs, limits),
+        replace(ask(np.cumsum(gaps), prompts, outputs, limits), priority=priority),
         draw(st.integers(1, 3)),
         router,
         loads[form],
@@ -108,7 +124,7 @@ def test_every_run_keeps_its_invariants_finishes_and_repeats_itself(case: Case) 
 
 def test_the_random_runs_do_preempt() -> None:
     """Guards the test above: its tiny pools force preemption under each policy."""
-    for policy, is_async in (("prefill-first", False), ("chunked", False), ("unified", False), ("unified", True)):
+    for policy, is_async in PREEMPTING:
         engine = Engine(policy, 6, 24, LONGEST, n_blocks=7, async_scheduling=is_async)
         run = serve(engine, flat(1.0), ask(np.zeros(6), 6, 10), offline=True)
         assert run.requests.n_preemptions.sum() > 0

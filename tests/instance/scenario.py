@@ -26,10 +26,12 @@ from apex_sim.plan.kv_layout import KvLayout
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
-from apex_sim.plan.scheduler import resolve_settings
+from apex_sim.plan.scheduler import QUEUE_ORDERS, resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.load import load_preset
 from apex_sim.preset.preset import Reservation
+from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+from apex_sim.record.request_records import REJECTED
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
@@ -42,6 +44,7 @@ UNIT = 64
 NAMES = [
     *("prefill-first", "chunked", "unified", "unified-async", "sglang", "sglang-async"),
     *("no-evict", "no-evict-async", "max-utilization", "max-utilization-async"),
+    *RESEARCH_POLICIES,
 ]
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
 
@@ -87,25 +90,40 @@ def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
     return compile_step_model(model, cluster, shape, Roofline(cluster.device))
 
 
+def _preset_of(policy: str, rng: np.random.Generator) -> str:
+    """Return the preset that has `policy`; research policies run on the figures of any."""
+    if policy in RESEARCH_POLICIES:
+        return str(rng.choice(["vllm-0.6", "vllm-1"]))
+    return PRESET_OF[policy]
+
+
+def _budget(policy: str, rng: np.random.Generator) -> int:
+    """Return a token budget; prompts of up to 700 tokens run whole where the policy does not cut them."""
+    if policy in ("prefill-first", "max-utilization"):
+        return 2 * LONGEST
+    return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
     policy = str(rng.choice(NAMES))
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
-    step_model = _step_model(model_name, PRESET_OF[policy], pp)
+    step_model = _step_model(model_name, _preset_of(policy, rng), pp)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
         policy=policy,
         max_num_seqs=int(rng.integers(1, 17)),
-        max_num_batched_tokens=2 * LONGEST
-        if policy in ("prefill-first", "max-utilization")
-        else int(rng.choice([16, 64, 300, 2 * LONGEST])),
+        max_num_batched_tokens=_budget(policy, rng),
         max_model_len=LONGEST,
         block_size_tokens=block_size,
         async_scheduling=is_async,
         cuda_graphs=bool(rng.random() < 0.8),
+        queue_order=str(rng.choice(QUEUE_ORDERS)) if policy in ("unified", *RESEARCH_POLICIES) else "fcfs",
+        prediction_log_sd=float(rng.choice([0.0, 0.7])),
+        max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )
     preset = step_model.shape.preset
     host = replace(
@@ -131,9 +149,8 @@ def draw(rng: np.random.Generator) -> Scenario:
         )
         shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
     layout = KvLayout(block_size, 1, windows)
-    n_queues = pp if preset.queue_per_batch else 1
     least = layout.blocks_for(LONGEST)
-    n_blocks = n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
     workload = _workload(rng)
     dp = 1 if workload.load.kind == "closed" else int(rng.choice([1, 1, 2]))
     return Scenario(shape, replace(step_model, shape=shape), Memory((), layout, n_blocks), dp, workload)
@@ -149,11 +166,20 @@ def _workload(rng: np.random.Generator) -> Workload:
     }.get(form, np.zeros(n))
     long = rng.random() < 0.4
     prompts = rng.integers(1, 700 if long else 200, n)
+    if rng.random() < 0.2:  # whole blocks and budgets, and ties
+        prompts = np.full(n, int(rng.choice([1, 16, 240, 512])))
     outputs = rng.integers(1, 300 if long else 60, n)
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
     hashes = _prefixes(rng, prompts.tolist())
+    priority = rng.integers(-2, 3, n)
     requests: Requests = make_requests(
-        np.cumsum(gaps), prompts, outputs, max_output_tokens=limits, prefix_hashes=hashes, hash_block_tokens=UNIT
+        np.cumsum(gaps),
+        prompts,
+        outputs,
+        max_output_tokens=limits,
+        priority=priority,
+        prefix_hashes=hashes,
+        hash_block_tokens=UNIT,
     )
     kind: Any = form if form in ("offline", "closed") else "trace"
     concurrency = int(rng.integers(1, 12)) if form == "closed" else None
@@ -213,6 +239,10 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
     holds = Counter(
         {
             settings.policy: 1,
+            settings.queue_order: 1,
+            "cap on waiting": int(settings.max_num_waiting is not None),
+            "refused": int((reference.requests.status == REJECTED).any()),
+            "sorted and preempted": int(settings.sorts_queue and reference.requests.n_preemptions.any()),
             "asynchronous": int(settings.async_scheduling),
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),

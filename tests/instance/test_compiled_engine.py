@@ -18,7 +18,7 @@ from apex_sim.fleet.static_fleet import asked_of
 from apex_sim.instance.compiled_instance import serve_compiled
 
 ROOT = Path(__file__).parents[2]
-N_SCENARIOS, N_CHUNKS = 600, 12
+N_SCENARIOS, N_CHUNKS = 800, 16
 
 #: What the scenarios together must hold, at least so often.
 HELD = (
@@ -35,6 +35,15 @@ HELD = (
     "preemption",
     "prefix hits",
     "windows",
+    "sarathi",
+    "splitfuse",
+    "orca",
+    "static",
+    "priority",
+    "shortest-predicted-first",
+    "cap on waiting",
+    "refused",
+    "sorted and preempted",
 )
 
 
@@ -138,6 +147,70 @@ RULES = {
         'record["n_running"] < state.engine[0]["max_num_seqs"]',
         'record["n_running"] < 16',
     ),
+    "sarathi: decodes count in the budget": ("sarathi.py", '["budget"] - n_decodes', '["budget"]'),
+    "sarathi: a prompt takes all its blocks at admission": (
+        "sarathi.py",
+        "grow(state, queue, request, n_tokens_of(state, request))",
+        "grow(state, queue, request, 1)",
+    ),
+    "sarathi: decodes are served in order of rank and arrival": ("sarathi.py", "    sort_running(state, queue)\n", ""),
+    "splitfuse: a prompt needs blocks for the whole of it": (
+        "splitfuse.py",
+        'missing <= state.queues[queue]["n_free"]',
+        "missing >= 0",
+    ),
+    "splitfuse: a cut prompt holds up the others": (
+        "splitfuse.py",
+        "if not _holds_all(state, queue, cut):\n            return",
+        "if not _holds_all(state, queue, cut):\n            budget = budget",
+    ),
+    "splitfuse: all start over if nothing can run": (
+        "splitfuse.py",
+        'record["n_entries"] == 0',
+        'record["n_entries"] < 0',
+    ),
+    "splitfuse: whoever was left out goes first": (
+        "splitfuse.py",
+        "running[queue, n_left_out + index] = state.preempted[index]",
+        "running[queue, record['n_running'] - 1 - index] = state.preempted[index]",
+    ),
+    "orca: a prompt runs whole": ("orca.py", "n_new > budget or ", ""),
+    "orca and static: the longest answer is reserved": (
+        "blocks.py",
+        'record["prompt"] + record["limit"]',
+        'record["prompt"] + record["output"] // 2',
+    ),
+    "orca: max_num_seqs limits the running": (
+        "orca.py",
+        'record["n_running"] < engine["max_num_seqs"]',
+        'record["n_running"] < 16',
+    ),
+    "static: nobody joins a batch": ("static.py", 'if record["n_running"] == 0:', "if True:"),
+    "static: a prompt that does not fit the step holds up the others": (
+        "static.py",
+        "            break",
+        "            continue",
+    ),
+    "static: max_num_seqs limits the batch": (
+        "static.py",
+        'record["n_running"] < state.engine[0]["max_num_seqs"]',
+        'record["n_running"] < 16',
+    ),
+    "arrivals go where they belong": (
+        "loop.py",
+        "put_in_place(state, best, request)",
+        "push_back(state, best, request)",
+    ),
+    "a victim returns to where it belongs": (
+        "blocks.py",
+        "put_in_place(state, queue, request)",
+        "push_front(state, queue, request)",
+    ),
+    "the victim stands last in the order": ("unified.py", "last_place(state, queue) if is_sorted else ", ""),
+    "a victim leaves the batch": ("unified.py", "withdraw(state, queue, victim) if is_sorted else 0", "0"),
+    "a leap ends before an arrival that may go first": ("leap.py", ' or engine["is_sorted"] == 1', ""),
+    "as many wait as may": ("loop.py", '>= engine["most_waiting"]', '> engine["most_waiting"]'),
+    "a refusal is not put off by a leap": ("loop.py", 'engine["now_s"] = state.requests[request]["queued_s"]', "pass"),
     "a leap ends before a request finishes": ("leap.py", 'request["generated"] - 1)', 'request["generated"])'),
     "a leap ends before blocks run out": ("leap.py", "return _n_with_blocks(state, queue, most)", "return most"),
     "a leap ends before an arrival is seen": ("leap.py", "if line_end_s(state, oldest + most) < time_s:", "if True:"),

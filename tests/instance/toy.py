@@ -60,6 +60,8 @@ class Engine:
     frontend_s: float = 0.0
     prompt_token_s: float = 0.0
     watermark_frac: float | None = None
+    queue_order: str = "fcfs"
+    max_num_waiting: int | None = None
 
 
 def flat(seconds: float = 1.0) -> StepTime:
@@ -118,6 +120,8 @@ def toy_shape(engine: Engine) -> Shape:
         cuda_graphs=False,
         async_scheduling=engine.async_scheduling,
         reservation=preset.reservation,
+        queue_order=engine.queue_order,
+        max_num_waiting=engine.max_num_waiting,
     )
     stages = tensor_pipeline_stages((1,) * engine.pp, 1)
     return Shape("toy", stages, Precision(), settings, replace(preset, host=host, watermark_frac=watermark))

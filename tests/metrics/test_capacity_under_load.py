@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from apex_sim.fleet.fleet import compile_plan
-from apex_sim.metrics.capacity import instance_capacity_per_s
+from apex_sim.metrics.capacity import instance_capacity_per_s, workload_capacity_per_s
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.planner.evaluation import cost_model_of, run_plan
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study, make_study
+from apex_sim.preset.research import RESEARCH_POLICIES
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import make_requests
@@ -79,6 +80,18 @@ def _saturated_per_s(key: tuple[str, int, int]) -> float:
 def test_the_estimate_is_near_a_simulated_saturation(key: tuple[str, int, int], low: float, high: float) -> None:
     """Two stages serve less than the estimate, because their batches are unequal."""
     assert low <= _estimate_per_s(_study(*key)) / _saturated_per_s(key) <= high
+
+
+@pytest.mark.parametrize("policy", RESEARCH_POLICIES)
+def test_the_estimate_follows_reserved_memory_and_batches_that_nobody_joins(policy: str) -> None:
+    """Static batching serves less than half of what Orca does; an estimate blind to that would be far off."""
+    study = _study("vllm-0.6", 1)
+    study = replace(study, scheduler=study.scheduler.model_copy(update={"policy": policy}))
+    workload = _workload(1280, None, 1, LoadForm("closed", concurrency=64))
+    plan = enumerate_space(study).feasible[0]
+    memory, step_model = compile_plan(study.model, study.cluster, plan, cost_model_of(study))[plan.instances[0][0]]
+    served_per_s = workload.requests.n / _simulate(study, workload).makespan_s
+    assert 0.9 <= workload_capacity_per_s(step_model, memory, workload.requests) / served_per_s <= 1.1
 
 
 @pytest.mark.parametrize(("prompt_tokens", "output_tokens"), [(4000.0, 1.0), (4000.0, 1.3), (1.0, 3000.0), (17.3, 9.1)])

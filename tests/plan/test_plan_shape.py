@@ -15,6 +15,7 @@ from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import CellParallelism, Shape, Stage, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.load import load_preset
+from apex_sim.preset.research import RESEARCH_POLICIES
 
 H100 = load_cluster("8xh100-sxm")
 
@@ -50,6 +51,17 @@ def test_labels_name_what_differs() -> None:
 def test_only_the_v0_engine_splits_its_queue() -> None:
     assert _shape((40, 40), 1, preset="vllm-0.6").n_queues == 2
     assert _shape((40, 40), 1).n_queues == 1
+
+
+def test_batches_in_flight_are_split_over_queues_or_share_one() -> None:
+    """Four stages take four batches in all; a research policy has a queue for each, whatever the preset."""
+    shape = _shape((20,) * 4, 1)
+    assert (shape.n_queues, shape.n_in_flight) == (1, 4)
+    one = _shape((80,), 1)
+    assert replace(one, scheduler=replace(one.scheduler, async_scheduling=True)).n_in_flight == 2
+    for policy in RESEARCH_POLICIES:
+        of_research = replace(shape, scheduler=replace(shape.scheduler, policy=policy))
+        assert (of_research.n_queues, of_research.n_in_flight) == (4, 1)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,24 @@ def test_a_simulation_takes_one_plan() -> None:
         simulate_study(_study({"model": "llama-3.1-405b", **one}))
 
 
+def test_provenance_names_a_research_policy_and_what_predicts_lengths() -> None:
+    """A policy that the preset's engine lacks is marked as such, and an exact predictor is called one."""
+    changes = {
+        "space": {"weight_dtypes": ["bf16"], "tp": [2]},
+        "scheduler": {"policy": "sarathi", "queue_order": "shortest-predicted-first"},
+    }
+    simulation = simulate_study(_study(changes), check=True)
+    assumed = simulation.provenance.assumed
+    assert any("research policy sarathi on the figures of vllm-1, whose engine lacks it" in text for text in assumed)
+    assert "predicted output lengths: an exact predictor, which no server has" in assumed
+    assert simulation.evaluation.engine == "compiled"
+    reference = simulate_study(_study(changes), check=True, reference=True)
+    assert reference.evaluation.metrics["e2e_mean_s"] == pytest.approx(simulation.evaluation.metrics["e2e_mean_s"])
+    changes["scheduler"]["prediction_log_sd"] = 0.5  # type: ignore[assignment]
+    guessed = simulate_study(_study(changes)).provenance.assumed
+    assert "predicted output lengths: log-normal error of spread 0.5" in guessed
+
+
 def test_provenance_names_what_is_assumed() -> None:
     provenance = _result().provenance
     assert (provenance.preset, provenance.cost_model, provenance.seed) == ("vllm-1", "calibrated", 0)

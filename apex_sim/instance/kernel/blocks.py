@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -59,6 +60,13 @@ def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) 
 
 
 @inner
+def reserve(state: State, queue: int, request: int) -> bool:
+    """Give a request the blocks for the longest answer that it may get; False, and no change, without them."""
+    record = state.requests[request]
+    return grow(state, queue, request, int(record["prompt"] + record["limit"]))
+
+
+@inner
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request that no other one holds."""
     if state.engine[0]["unit_tokens"] > 0:
@@ -70,11 +78,14 @@ def release(state: State, queue: int, request: int) -> None:
 
 @inner
 def preempt(state: State, queue: int, request: int) -> None:
-    """Take a request off its blocks for recomputation, and put it before all that wait."""
+    """Take a request off its blocks for recomputation, and put it before all that wait, or where it belongs."""
     release(state, queue, request)
     state.requests[request]["computed"] = 0
     state.requests[request]["preemptions"] += 1
-    push_front(state, queue, request)
+    if state.engine[0]["is_sorted"] == 1:
+        put_in_place(state, queue, request)
+    else:
+        push_front(state, queue, request)
 
 
 @inner
@@ -122,6 +133,13 @@ def n_tokens_of(state: State, request: int) -> int:
 def n_uncomputed(state: State, request: int) -> int:
     """Return the tokens that could be computed now."""
     return int(n_tokens_of(state, request) - state.requests[request]["computed"])
+
+
+@inner
+def is_decoding(state: State, request: int) -> bool:
+    """Whether all but the newest token are computed and that one was generated."""
+    record = state.requests[request]
+    return bool(n_uncomputed(state, request) == 1 and record["computed"] >= record["prompt"])
 
 
 @inner

@@ -72,7 +72,8 @@ def _n_equal_steps(state: State, queue: int) -> int:
     n_flight = record["n_flight"]
     if record["is_steady"] == 0 or record["n_same"] < n_flight or n_flight != engine["depth"]:
         return 0
-    if record["n_waiting"] > 0 and record["n_left_waiting"] == 0:  # came since, and may be admitted
+    admits_any = record["n_waiting"] == 0 or record["n_left_waiting"] == 0 or engine["is_sorted"] == 1
+    if admits_any and record["n_waiting"] > record["n_left_waiting"]:  # came since, and may be admitted
         return 0
     most = engine["line_steps"] - engine["line_done"]
     oldest = engine["line_done"] - n_flight
@@ -89,7 +90,7 @@ def _n_equal_steps(state: State, queue: int) -> int:
         return 0
     if n_flight > 1 and not _is_device_bound(state, record["host_s"], most):
         return 0
-    if record["n_waiting"] == 0 and engine["n_coming"] > 0:
+    if admits_any and engine["n_coming"] > 0:
         most = _n_before(state, oldest, most, state.coming_s[engine["first_coming"]])
     return _n_with_blocks(state, queue, most)
 

@@ -12,6 +12,7 @@ from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.batch import send_batch
 from apex_sim.instance.kernel.blocks import leave, push_back, release
 from apex_sim.instance.kernel.leap import take_leap
+from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.record import count_gap, note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -91,15 +92,40 @@ def _may_decide_again(state: State, queue: int) -> bool:
 
 @inner
 def _enqueue(state: State) -> None:
-    """Put the next request into the least loaded queue."""
+    """Put the next request into the least loaded queue, or refuse it if too many wait."""
     engine, best = state.engine[0], _least_loaded(state)
     request = state.coming[engine["first_coming"]]
     state.requests[request]["queued_s"] = state.coming_s[engine["first_coming"]]
     engine["first_coming"] += 1
     engine["n_coming"] -= 1
-    push_back(state, best, request)
+    if engine["most_waiting"] >= 0 and _n_waiting(state) >= engine["most_waiting"]:
+        _refuse(state, request)
+        return
+    if engine["is_sorted"] == 1:
+        put_in_place(state, best, request)
+    else:
+        push_back(state, best, request)
     if state.queues[best]["phase"] == at.IDLE:
         _go_on(state, best)
+
+
+@inner
+def _n_waiting(state: State) -> int:
+    n_waiting = 0
+    for queue in range(len(state.queues)):
+        n_waiting += state.queues[queue]["n_waiting"]
+    return int(n_waiting)
+
+
+@inner
+def _refuse(state: State, request: int) -> None:
+    """Refuse a request when it reaches the scheduler; the clock may have leapt beyond that."""
+    engine = state.engine[0]
+    now_s = engine["now_s"]
+    engine["now_s"] = state.requests[request]["queued_s"]
+    state.requests[request]["reason"] = at.TOO_MANY_WAIT
+    leave(state, request, 1)
+    engine["now_s"] = now_s
 
 
 @inner

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from apex_sim.instance.kernel.chunked import advance_chunked
 from apex_sim.instance.kernel.max_utilization import advance_max_utilization
 from apex_sim.instance.kernel.no_evict import advance_no_evict
+from apex_sim.instance.kernel.orca import advance_orca
 from apex_sim.instance.kernel.prefill_first import advance_prefill_first
+from apex_sim.instance.kernel.sarathi import advance_sarathi
 from apex_sim.instance.kernel.sglang import advance_sglang
+from apex_sim.instance.kernel.splitfuse import advance_splitfuse
 from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.static import advance_static
 from apex_sim.instance.kernel.unified import advance_unified
 
 #: By the names of `apex_sim.instance.policies.POLICIES`; each runs an instance until nothing is left to do.
@@ -20,4 +24,8 @@ COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
     "sglang": advance_sglang,
     "no-evict": advance_no_evict,
     "max-utilization": advance_max_utilization,
+    "sarathi": advance_sarathi,
+    "splitfuse": advance_splitfuse,
+    "orca": advance_orca,
+    "static": advance_static,
 }

@@ -103,11 +103,10 @@ def make_room(state: State, queue: int, request: int, first: int, last: int) -> 
 
     Return the new `last`; `first - 1` if the request had to go itself.
     """
-    while state.queues[queue]["n_free"] < 1:
+    while state.queues[queue]["n_free"] < 1 or not grow(state, queue, request, n_tokens_of(state, request)):
         if last == first:
             preempt(state, queue, request)
             return first - 1
         last -= 1
         preempt(state, queue, state.running[queue, last])
-    grow(state, queue, request, n_tokens_of(state, request))
     return last

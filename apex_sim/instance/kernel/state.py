@@ -18,6 +18,7 @@ REQUEST: Final = np.dtype(
         ("prompt", np.int64),
         ("output", np.int64),
         ("limit", np.int64),
+        ("rank", np.float64),
         ("computed", np.int64),
         ("generated", np.int64),
         ("pending", np.int64),
@@ -104,6 +105,8 @@ ENGINE: Final = np.dtype(
         ("keeps_one_free", np.int64),
         ("depth", np.int64),
         ("runs_ahead", np.int64),
+        ("is_sorted", np.int64),
+        ("most_waiting", np.int64),
         ("concurrent", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
@@ -179,6 +182,7 @@ WAITS_FOR_END: Final = 3
 #: Why a request was rejected, and why a run was stopped.
 PROMPT_EXCEEDS_BUDGET: Final = 1
 PROMPT_EXCEEDS_POOL: Final = 2
+TOO_MANY_WAIT: Final = 3
 STUCK: Final = 1
 NO_PROGRESS: Final = 2
 ILLEGAL_BLOCKS: Final = 3

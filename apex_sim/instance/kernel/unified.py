@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apex_sim.instance.kernel.blocks import admit, grow, head, n_uncomputed, pop_front, preempt, schedule_tokens
 from apex_sim.instance.kernel.loop import hand_over, until_decision
+from apex_sim.instance.kernel.places import last_place, withdraw
 from apex_sim.instance.kernel.prefixes import cached_tokens, remember
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import compiled, inner
@@ -33,7 +34,10 @@ def decide(state: State, queue: int) -> None:
         index += 1
         if n_new == 0:
             continue
-        if not _make_room(state, queue, request, requests[request]["computed"] + n_new):
+        fits, n_withdrawn, n_returned = _make_room(state, queue, request, requests[request]["computed"] + n_new)
+        budget += n_returned
+        index -= n_withdrawn
+        if not fits:
             break
         schedule_tokens(state, queue, request, n_new)
         remember(state, request)
@@ -54,15 +58,23 @@ def _schedulable(state: State, request: int) -> int:
 
 
 @inner
-def _make_room(state: State, queue: int, request: int, n_tokens: int) -> bool:
-    record = state.queues[queue]
+def _make_room(state: State, queue: int, request: int, n_tokens: int) -> tuple[bool, int, int]:
+    """Return whether there is room, how many entries were withdrawn for it, and their tokens."""
+    record, running, n_withdrawn, n_returned = state.queues[queue], state.running, 0, 0
+    is_sorted = state.engine[0]["is_sorted"] == 1
     while not grow(state, queue, request, n_tokens):
+        place = last_place(state, queue) if is_sorted else record["n_running"] - 1
+        victim = running[queue, place]
         record["n_running"] -= 1
-        victim = state.running[queue, record["n_running"]]
+        for index in range(place, record["n_running"]):
+            running[queue, index] = running[queue, index + 1]
+        n_new = withdraw(state, queue, victim) if is_sorted else 0
+        n_withdrawn += 1 if n_new > 0 else 0
+        n_returned += n_new
         preempt(state, queue, victim)
         if victim == request:
-            return False
-    return True
+            return False, n_withdrawn, n_returned
+    return True, n_withdrawn, n_returned
 
 
 @inner

@@ -64,11 +64,10 @@ def make_room(queue: SchedulerQueue, sequence: Sequence, unvisited: deque[Sequen
 
     A sequence needs one free block even if its last block has room: the engine's own simple rule.
     """
-    while queue.pool.n_free < 1:
+    while queue.pool.n_free < 1 or not queue.grow(sequence, sequence.n_tokens):
         victim = unvisited.pop() if unvisited else sequence
         queue.preempt(victim)
-        queue.waiting.appendleft(victim)
+        queue.put_back(victim)
         if victim is sequence:
             return False
-    queue.grow(sequence, sequence.n_tokens)
     return True

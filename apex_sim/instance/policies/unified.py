@@ -23,7 +23,10 @@ def schedule_unified(queue: SchedulerQueue) -> list[Entry]:
         index += 1
         if not n_new:
             continue
-        if not _make_room(queue, sequence, sequence.n_computed + n_new):
+        fits, withdrawn = _make_room(queue, sequence, sequence.n_computed + n_new, batch)
+        budget += sum(entry.n_new for entry in withdrawn)
+        index -= len(withdrawn)
+        if not fits:
             break
         batch.append(schedule_tokens(sequence, n_new))
         queue.remember(sequence)
@@ -40,15 +43,27 @@ def _schedulable(sequence: Sequence) -> int:
     return sequence.n_uncomputed
 
 
-def _make_room(queue: SchedulerQueue, sequence: Sequence, n_tokens: int) -> bool:
-    """Give `sequence` blocks for `n_tokens`, preempting from the back of `running`; False if it had to go itself."""
+def _make_room(
+    queue: SchedulerQueue, sequence: Sequence, n_tokens: int, batch: list[Entry]
+) -> tuple[bool, list[Entry]]:
+    """Give `sequence` blocks for `n_tokens`, preempting from the back of `running`; False if it had to go itself.
+
+    In a sorted queue the victim is whoever stands last in that order, scheduled in this step or not; the entries
+    withdrawn from `batch` are returned as well.
+    """
+    withdrawn: list[Entry] = []
     while not queue.grow(sequence, n_tokens):
-        victim = queue.running.pop()
+        victim = max(queue.running, key=queue.place) if queue.is_sorted else queue.running[-1]
+        queue.running.remove(victim)
+        for entry in [entry for entry in batch if queue.is_sorted and entry.sequence is victim]:
+            batch.remove(entry)
+            withdrawn.append(entry)
+            victim.n_pending -= entry.samples
         queue.preempt(victim)
-        queue.waiting.appendleft(victim)
+        queue.put_back(victim)
         if victim is sequence:
-            return False
-    return True
+            return False, withdrawn
+    return True, withdrawn
 
 
 def _admit(queue: SchedulerQueue, budget: int) -> list[Entry]:
