@@ -20,20 +20,30 @@ def blocks_for(state: State, n_tokens: int) -> int:
 @inner
 def grow(state: State, queue: int, request: int, n_tokens: int) -> bool:
     """Give a request the blocks for its first `n_tokens`; False, and no change, if they are not free."""
+    if n_tokens <= state.requests[request]["room"]:
+        return True
     missing = blocks_for(state, n_tokens) - state.requests[request]["blocks"]
     if missing > state.queues[queue]["n_free"]:
         return False
     if missing > 0:
         state.queues[queue]["n_free"] -= missing
         state.requests[request]["blocks"] += missing
+    state.requests[request]["room"] = _whole_blocks(state, n_tokens)
     return True
+
+
+@inner
+def _whole_blocks(state: State, n_tokens: int) -> int:
+    """Return `n_tokens` rounded up to whole blocks."""
+    block_size = state.engine[0]["block_size"]
+    return int(-(-n_tokens // block_size) * block_size)
 
 
 @inner
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request."""
     state.queues[queue]["n_free"] += state.requests[request]["blocks"]
-    state.requests[request]["blocks"] = 0
+    state.requests[request]["blocks"] = state.requests[request]["room"] = 0
 
 
 @inner

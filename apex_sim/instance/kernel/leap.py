@@ -10,7 +10,7 @@ from __future__ import annotations
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s
 from apex_sim.instance.kernel.batch import sample_step
-from apex_sim.instance.kernel.blocks import blocks_for
+from apex_sim.instance.kernel.blocks import blocks_for, grow
 from apex_sim.instance.kernel.record import count_gap, count_gaps, is_sampled, note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -34,10 +34,7 @@ def take_leap(state: State, queue: int) -> bool:
         request["computed"] += n_steps
         request["generated"] += n_steps
         request["last_s"] = last_s
-        missing = blocks_for(state, request["computed"]) - request["blocks"]
-        if missing > 0:
-            record["n_free"] -= missing
-            request["blocks"] += missing
+        grow(state, queue, state.running[queue, index], request["computed"])
     _count_steps(state, n_steps, record["host_s"])
     engine["line_done"] += n_steps
     engine["barren_steps"] = 0

@@ -195,7 +195,7 @@ def _note_scheduled(state: State, queue: int) -> None:
 def _take_in(state: State, queue: int) -> None:
     """Deliver the tokens of the batch that has ended and let finished requests go."""
     engine, slot = state.engine[0], state.queues[queue]["taking"]
-    now_s, n_samples = engine["now_s"], 0
+    now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         n_samples += entry["samples"]
@@ -209,13 +209,19 @@ def _take_in(state: State, queue: int) -> None:
             continue
         request["pending"] -= 1
         request["generated"] += 1
-        if request["generated"] > 1:
-            count_gap(state, now_s - request["last_s"], entry["samples"])
-        else:
+        if request["generated"] == 1:
             request["first_s"] = now_s
+        elif request["last_s"] == since_s:
+            n_gaps += 1
+        else:
+            if n_gaps > 0:
+                count_gap(state, now_s - since_s, n_gaps)
+            since_s, n_gaps = request["last_s"], 1
         request["last_s"] = now_s
         if request["generated"] == request["output"]:
             _finish(state, queue, entry["request"])
+    if n_gaps > 0:
+        count_gap(state, now_s - since_s, n_gaps)
 
 
 @inner

@@ -13,6 +13,7 @@ from apex_sim.cost.step_tables import Ints
 Records = NDArray[Any]
 
 #: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
+#: `room` is how many tokens its blocks are sure to hold.
 REQUEST: Final = np.dtype(
     [
         ("prompt", np.int64),
@@ -22,6 +23,7 @@ REQUEST: Final = np.dtype(
         ("generated", np.int64),
         ("pending", np.int64),
         ("blocks", np.int64),
+        ("room", np.int64),
         ("preemptions", np.int64),
         ("status", np.int64),
         ("reason", np.int64),
