@@ -23,26 +23,28 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("requests", "pool", "storm", "apex", "cold", "commands")
+PARTS = ("requests", "pool", "storm", "fleet", "apex", "cold", "commands")
 #: Requests of the published workload of Llama-3.1-8B on one H100 (Poisson, 6/s, 500 tokens in, 200 out).
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 6.0, (500, 150), (200, 60)
 MAX_MODEL_LEN = 2_048
+N_INSTANCES, CONCURRENCY = 8, 64
 #: A pool of some nine requests, where twice as many would run.
 STORM_BLOCKS = 400
 APEX_TRACE = "traces/apex_llama_lmsys_05.jsonl"
 
 
-def _workload(n: int) -> Any:
-    """Return `n` requests, their lengths normal and kept between 16 tokens and 1,000."""
+def _workload(n: int, n_instances: int = 1, concurrency: int | None = None) -> Any:
+    """Return `n` requests for so many instances, their lengths normal and kept between 16 tokens and 1,000."""
     from apex_sim.workload.load_form import LoadForm
     from apex_sim.workload.requests import make_requests
     from apex_sim.workload.workload import Workload
 
     rng = np.random.default_rng(0)
     lengths = [np.clip(rng.normal(*which, n), 16, 1000).astype(np.int64) for which in (PROMPT_TOKENS, OUTPUT_TOKENS)]
-    requests = make_requests(np.cumsum(rng.exponential(1 / RATE_PER_S, n)), *lengths)
-    return Workload("peers", requests, LoadForm("trace", None), RATE_PER_S, 0, (), True, "benchmark")
+    requests = make_requests(np.cumsum(rng.exponential(1 / (RATE_PER_S * n_instances), n)), *lengths)
+    load = LoadForm("closed" if concurrency else "trace", concurrency)
+    return Workload("peers", requests, load, None if concurrency else RATE_PER_S, 0, (), True, "benchmark")
 
 
 def _timed_kernels(spent_s: list[float], engines: list[Any]) -> None:
@@ -62,13 +64,12 @@ def _timed_kernels(spent_s: list[float], engines: list[Any]) -> None:
         COMPILED_POLICIES[name] = timed(advance)
 
 
-def serve(n: int, pool_factor: float, n_blocks: int) -> dict[str, float]:
-    """Serve `n` requests twice, the second time measured; return figures of the run."""
+def serve(n: int, pool_factor: float, n_blocks: int, n_instances: int = 1, concurrency: int = 0) -> dict[str, float]:
+    """Serve `n` requests after a few that load the kernels; return figures of the run."""
     from apex_sim.cost.calibrated import calibrated_costs
     from apex_sim.cost.step_model import compile_step_model
-    from apex_sim.fleet.static_fleet import asked_of, serve_statically
+    from apex_sim.fleet.fleet import simulate_plan
     from apex_sim.hardware.cluster import load_cluster
-    from apex_sim.instance.compiled_instance import serve_compiled
     from apex_sim.model.load import load_model
     from apex_sim.plan.memory import instance_memory
     from apex_sim.plan.plan import Plan
@@ -77,30 +78,36 @@ def serve(n: int, pool_factor: float, n_blocks: int) -> dict[str, float]:
     from apex_sim.plan.shape import Shape, tensor_pipeline_stages
     from apex_sim.preset.load import load_preset
 
-    model, cluster, preset = load_model("llama-3.1-8b"), load_cluster("1xh100-sxm"), load_preset("vllm-1")
+    model, cluster, preset = load_model("llama-3.1-8b"), load_cluster(f"{n_instances}xh100-sxm"), load_preset("vllm-1")
     settings = resolve_settings(preset, cluster.device, MAX_MODEL_LEN)
     shape = Shape("h100-sxm", tensor_pipeline_stages((model.n_layers,), 1), Precision("bf16"), settings, preset)
     cost = calibrated_costs(cluster.device)
     step_model, memory = compile_step_model(model, cluster, shape, cost), instance_memory(model, cluster.device, shape)
     memory = replace(memory, n_blocks=n_blocks or int(memory.n_blocks * pool_factor))
-    few = _workload(20)
-    serve_compiled(shape, step_model, memory, asked_of(few, shape, np.ones(20, dtype=bool)))
-    workload, spent_s, engines = _workload(n), list[float](), list[Any]()
+    plan = Plan(((shape, n_instances),), "round-robin" if n_instances == 1 else "least-outstanding")
+    compiled = {shape: (memory, step_model)}
+    simulate_plan(model, cluster, plan, _workload(20, n_instances), cost, compiled=compiled)
+    workload, spent_s, engines = _workload(n, n_instances, concurrency or None), list[float](), list[Any]()
     _timed_kernels(spent_s, engines)
     started = time.process_time()
-    run = serve_statically(Plan(((shape, 1),), "round-robin"), workload, {shape: (memory, step_model)}, cost)
+    run = simulate_plan(model, cluster, plan, workload, cost, compiled=compiled)
     whole_s = time.process_time() - started
-    (instance,) = run.instances
+    last = engines[-1] if n_instances == 1 else None
     return {
         "requests": n,
-        "steps": instance.steps.n_steps,
-        "leaps": int(engines[0]["n_leaps"]),
-        "leapt": int(engines[0]["n_leapt_steps"]),
+        "steps": sum(instance.steps.n_steps for instance in run.instances),
+        "leaps": int(last["n_leaps"]) if last is not None else 0,
+        "leapt": int(last["n_leapt_steps"]) if last is not None else 0,
         "preemptions": int(run.requests.n_preemptions.sum()),
-        "kernel_s": spent_s[0],
+        "kernel_s": sum(spent_s),
         "whole_s": whole_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def fleet(n: int, concurrency: float, _: int) -> dict[str, float]:
+    """Serve `n` requests with several instances behind `least-outstanding`, in a closed loop or at the peers' rate."""
+    return serve(n, 1.0, 0, N_INSTANCES, int(concurrency))
 
 
 def apex(*_: float) -> dict[str, float]:
@@ -199,12 +206,21 @@ def main() -> None:
             _print_served(f"peers', pool x {factor:.0f}", _own_process("serve", 100_000, factor))
     if "storm" in parts:
         _print_served(f"storm, {STORM_BLOCKS} blocks", _own_process("serve", 10_000, 1.0, STORM_BLOCKS))
+    if "fleet" in parts:
+        for name, concurrency in (("Poisson", 0.0), ("closed", float(N_INSTANCES * CONCURRENCY))):
+            found = _own_process("fleet", 20_000, concurrency)
+            rate = found["requests"] / found["whole_s"]
+            print(
+                f"{N_INSTANCES} instances, least-outstanding, {name}: {found['requests']:,.0f} requests, "
+                f"{found['steps']:,.0f} steps, {rate:,.0f} requests per CPU-s, {found['peak_mb']:,.0f} MB",
+                flush=True,
+            )
     _print_commands(parts)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["only-serve"], ["only-apex"]):
-        measure = {"only-serve": serve, "only-apex": apex}[sys.argv[1]]
+    if sys.argv[1:2] and sys.argv[1].startswith("only-"):
+        measure = {"only-serve": serve, "only-fleet": fleet, "only-apex": apex}[sys.argv[1]]
         print(json.dumps(measure(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))))
     else:
         main()

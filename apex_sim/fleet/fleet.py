@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import simpy
@@ -10,11 +11,13 @@ import simpy
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.errors import InputError, InvariantError
+from apex_sim.fleet.dependent_fleet import look_ahead_s, serve_dependently
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.router import load_router
 from apex_sim.fleet.static_fleet import is_static, serve_statically
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.clock import ARRIVALS, Process, Turn, start_process, wait_until
+from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.reference import ReferenceInstance
 from apex_sim.instance.sequence import Sequence
 from apex_sim.model.model import Model
@@ -51,7 +54,7 @@ def simulate_plan(
     horizon_s : stop the clock there if the run is not over; by default it lasts until every request has ended.
     check : assert the numbered invariants.
     reference : run the readable engine, step by step; otherwise the compiled one where it can (see
-        `apex_sim.fleet.static_fleet.is_static`), which decides the same and is some thousand times faster.
+        `compiled_way`), which decides the same and is some thousand times faster.
     compiled : what `compile_plan` returned for these, where the caller has it already.
 
     Raises
@@ -66,8 +69,9 @@ def simulate_plan(
     for shape, _ in plan.instances:
         _require_lengths(workload.requests, shape)
     compiled = compiled or compile_plan(model, cluster, plan, cost)
-    if horizon_s is None and not reference and is_static(plan, workload):
-        result = serve_statically(plan, workload, compiled, cost)
+    serve = None if reference or horizon_s is not None else compiled_way(plan, workload)
+    if serve:
+        result = serve(plan, workload, compiled, cost)
     else:
         fleet = Fleet(plan, workload, compiled, check=check)
         fleet.run(horizon_s)
@@ -75,6 +79,15 @@ def simulate_plan(
     if check:
         check_run(result)
     return result
+
+
+def compiled_way(plan: Plan, workload: Workload) -> Callable[..., FleetRun] | None:
+    """Return how the compiled engine serves `workload` with `plan`; None if it lacks a policy or cannot look ahead."""
+    if not all(shape.scheduler.policy in COMPILED_POLICIES for shape, _ in plan.instances):
+        return None
+    if is_static(plan, workload):
+        return serve_statically
+    return serve_dependently if look_ahead_s(plan, workload) > 0 else None
 
 
 def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> CompiledPlan:
@@ -122,8 +135,8 @@ class Fleet:
         self._shapes = plan.expand()
         self._memories = [compiled[shape][0] for shape in self._shapes]
         self._instances = [
-            ReferenceInstance(self._env, shape, compiled[shape][1], compiled[shape][0], self, check=check)
-            for shape in self._shapes
+            ReferenceInstance(self._env, shape, compiled[shape][1], compiled[shape][0], self, check=check, place=place)
+            for place, shape in enumerate(self._shapes)
         ]
         n = self._columns.n
         self._outstanding = [0] * len(self._instances)

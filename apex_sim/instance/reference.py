@@ -18,7 +18,7 @@ from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.instance.block_pool import BlockPool
-from apex_sim.instance.clock import DECISIONS, Process, Turn, start_process, wait_until
+from apex_sim.instance.clock import DECISIONS, ENDS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
 from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
@@ -65,6 +65,7 @@ class ReferenceInstance:
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     listener : told of everything that happens to requests.
     policy : batching policy; by default the one that the shape's scheduler settings name.
+    place : which of the fleet's instances this is; ties between them fall in this order.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
     """
 
@@ -78,8 +79,10 @@ class ReferenceInstance:
         policy: Policy | None = None,
         *,
         check: bool = False,
+        place: int = 0,
     ) -> None:
         self._env = env
+        self._place = place
         self._shape = shape
         self._step_model = step_model
         self._listener = listener
@@ -135,6 +138,7 @@ class ReferenceInstance:
             if in_flight:
                 oldest = in_flight.popleft()
                 yield from wait_until(self._env, oldest.end_s)
+                yield Turn(self._env, ENDS, self._place)
                 self._take_in(queue, oldest)
             elif not queue.n_unfinished:
                 yield self._arrived[index]
@@ -143,7 +147,7 @@ class ReferenceInstance:
         """Decide a batch, spend the host's time on it and hand it to the pipeline; None if there is none to run."""
         with self._host.request() as turn:
             yield turn
-            yield Turn(self._env, DECISIONS)
+            yield Turn(self._env, DECISIONS, self._place)
             decided_s = self._env.now
             entries = self._decide(queue)
             if not entries:

@@ -16,9 +16,9 @@ import numpy as np
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.errors import InvariantError
-from apex_sim.fleet.fleet import Fleet
+from apex_sim.fleet.dependent_fleet import serve_dependently
+from apex_sim.fleet.fleet import Fleet, compiled_way
 from apex_sim.fleet.invariants import check_run
-from apex_sim.fleet.static_fleet import serve_statically
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.model.load import load_model
 from apex_sim.plan.kv_layout import KvLayout
@@ -48,16 +48,19 @@ class Scenario:
     step_model: StepModel
     memory: Memory
     dp: int
+    router: str
     workload: Workload
 
     def plan(self) -> Plan:
-        return Plan(((self.shape, self.dp),), "round-robin")
+        return Plan(((self.shape, self.dp),), self.router)
 
     def run(self, *, compiled: bool) -> FleetRun:
         parts = {self.shape: (self.memory, self.step_model)}
         cost: Any = Roofline(load_cluster("1xh100-sxm").device)
         if compiled:
-            run = serve_statically(self.plan(), self.workload, parts, cost)
+            serve = compiled_way(self.plan(), self.workload)
+            assert serve
+            run = serve(self.plan(), self.workload, parts, cost)
         else:
             fleet = Fleet(self.plan(), self.workload, parts, check=True)
             fleet.run(None)
@@ -90,9 +93,9 @@ def draw(rng: np.random.Generator) -> Scenario:
         step_model.shape.scheduler,
         policy=policy,
         max_num_seqs=int(rng.integers(1, 17)),
-        max_num_batched_tokens=2 * LONGEST
-        if policy == "prefill-first"
-        else int(rng.choice([16, 64, 300, 2 * LONGEST])),
+        max_num_batched_tokens=int(
+            rng.choice([300, 2 * LONGEST, 2 * LONGEST] if policy == "prefill-first" else [16, 64, 300, 2 * LONGEST])
+        ),
         max_model_len=LONGEST,
         block_size_tokens=block_size,
         async_scheduling=is_async,
@@ -115,8 +118,10 @@ def draw(rng: np.random.Generator) -> Scenario:
     least = layout.blocks_for(LONGEST)
     n_blocks = n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
     workload = _workload(rng)
-    dp = 1 if workload.load.kind == "closed" else int(rng.choice([1, 1, 2]))
-    return Scenario(shape, replace(step_model, shape=shape), Memory((), layout, n_blocks), dp, workload)
+    dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
+    memory = Memory((), layout, n_blocks)
+    scenario = Scenario(shape, replace(step_model, shape=shape), memory, dp, router, workload)
+    return scenario if compiled_way(scenario.plan(), workload) else replace(scenario, dp=1)
 
 
 def _workload(rng: np.random.Generator) -> Workload:
@@ -130,6 +135,8 @@ def _workload(rng: np.random.Generator) -> Workload:
     long = rng.random() < 0.4
     prompts = rng.integers(1, 700 if long else 200, n)
     outputs = rng.integers(1, 300 if long else 60, n)
+    if rng.random() < 0.2:  # instances do the same at the same time
+        prompts, outputs = np.full(n, prompts[0]), np.full(n, outputs[0])
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
     requests: Requests = make_requests(np.cumsum(gaps), prompts, outputs, max_output_tokens=limits)
     kind: Any = form if form in ("offline", "closed") else "trace"
@@ -176,6 +183,7 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
     scenario = draw(np.random.default_rng(seed))
     reference, compiled = scenario.run(compiled=False), scenario.run(compiled=True)
     settings = scenario.shape.scheduler
+    depends = compiled_way(scenario.plan(), scenario.workload) is serve_dependently
     holds = Counter(
         {
             settings.policy: 1,
@@ -183,7 +191,10 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
             "closed loop": int(scenario.workload.load.kind == "closed"),
+            "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
+            "least-outstanding": int(depends and scenario.router == "least-outstanding"),
             "preemption": int(reference.requests.n_preemptions.any()),
+            "rejection": int(len(reference.requests.reasons) > 0),
             "windows": int(len(scenario.step_model.windows) > 1),
             "steps": sum(instance.steps.n_steps for instance in reference.instances),
         }

@@ -131,6 +131,8 @@ def leave(state: State, request: int, status: int) -> None:
     """Let a request go, finished (0) or rejected (1); in a closed loop the next one arrives."""
     engine = state.engine[0]
     state.requests[request]["status"] = status
+    state.left[engine["n_left"]] = request
+    engine["n_left"] += 1
     if status == 1:
         state.requests[request]["last_s"] = engine["now_s"]
     if status == 0:

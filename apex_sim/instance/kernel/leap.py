@@ -7,6 +7,8 @@ steps themselves would: every comparison of times uses the expression that they 
 
 from __future__ import annotations
 
+import numpy as np
+
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s
 from apex_sim.instance.kernel.batch import sample_step
@@ -87,7 +89,11 @@ def _n_equal_steps(state: State, queue: int) -> int:
         return 0
     if record["n_waiting"] == 0 and engine["n_coming"] > 0:
         most = _n_before(state, oldest, most, state.coming_s[engine["first_coming"]])
-    return _n_with_blocks(state, queue, most)
+    most = _n_with_blocks(state, queue, most)
+    if engine["until_s"] < np.inf and most > 0:
+        engine["quiet_s"] = line_end_s(state, oldest + most)
+        most = _n_before(state, oldest, most, engine["until_s"])
+    return most
 
 
 @inner

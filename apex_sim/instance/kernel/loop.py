@@ -19,7 +19,7 @@ from apex_sim.machine_code import inner
 
 @inner
 def until_decision(state: State) -> int:
-    """Go on to the next decision; return the queue that decides, or -1 when nothing is left to do."""
+    """Go on to the next decision; return the queue that decides, or -1 when nothing is left to do before `until_s`."""
     engine, queues = state.engine[0], state.queues
     while engine["error"] == 0:
         if engine["host_holder"] < 0 and engine["n_host_waiters"] > 0 and not _due(state):
@@ -46,15 +46,17 @@ def _due(state: State) -> bool:
 
 @inner
 def _next_event(state: State) -> bool:
-    """Let the next batch end, host become free or request arrive; False if there is none."""
+    """Let the next batch end, host become free or request arrive; False if there is none before `until_s`."""
     engine, first = state.engine[0], _first_queue(state)
     first_s = np.inf if first < 0 else state.queues[first]["wait_s"]
-    if engine["n_coming"] > 0 and state.coming_s[engine["first_coming"]] < first_s:
-        engine["now_s"] = max(engine["now_s"], state.coming_s[engine["first_coming"]])
+    coming_s = state.coming_s[engine["first_coming"]] if engine["n_coming"] > 0 else np.inf
+    if min(first_s, coming_s) >= engine["until_s"]:
+        engine["quiet_s"] = max(engine["quiet_s"], min(first_s, coming_s))
+        return False
+    if coming_s < first_s:
+        engine["now_s"] = max(engine["now_s"], coming_s)
         _enqueue(state)
         return True
-    if first < 0:
-        return False
     engine["now_s"] = max(engine["now_s"], first_s)
     if state.queues[first]["phase"] == at.ON_HOST:
         send_batch(state, first)

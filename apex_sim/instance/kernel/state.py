@@ -61,7 +61,8 @@ QUEUE: Final = np.dtype(
     ]
 )
 
-#: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).
+#: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).  It
+#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.
 ENGINE: Final = np.dtype(
     [
         ("max_num_seqs", np.int64),
@@ -79,6 +80,9 @@ ENGINE: Final = np.dtype(
         ("frontend_s", np.float64),
         ("prompt_token_s", np.float64),
         ("now_s", np.float64),
+        ("until_s", np.float64),
+        ("quiet_s", np.float64),
+        ("n_left", np.int64),
         ("host_holder", np.int64),
         ("n_host_waiters", np.int64),
         ("first_coming", np.int64),
@@ -164,6 +168,7 @@ class State(NamedTuple):
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring.
     flight_sizes, flight_ends_s : their lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
+    left : requests that have finished or were rejected, in order.
     host_waiters : queues in the order in which they asked for the host.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
@@ -188,6 +193,7 @@ class State(NamedTuple):
     flight_ends_s: Floats
     coming_s: Floats
     coming: Ints
+    left: Ints
     host_waiters: Ints
     window_lists: Ints
     windows: Ints
