@@ -82,9 +82,7 @@ def run(shape: Shape, state: State) -> None:
     ------
     InvariantError : INV-1, if requests can never end.
     """
-    advance = COMPILED_POLICIES[shape.scheduler.policy]
-    announce(advance, f"the engine for policy {shape.scheduler.policy}")
-    advance(state)
+    COMPILED_POLICIES[shape.scheduler.policy](state)
     engine = state.engine[0]
     if engine["error"] == at.STUCK:
         raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
@@ -97,6 +95,7 @@ def run(shape: Shape, state: State) -> None:
 def start(shape: Shape, step_model: StepModel, memory: Memory, requests: at.Records) -> State:
     """Return an instance at rest; none of `requests` has arrived."""
     settings, preset, n = shape.scheduler, shape.preset, len(requests)
+    announce(COMPILED_POLICIES[settings.policy], f"the engine for policy {settings.policy}")
     n_queues = shape.pp if preset.queue_per_batch else 1
     depth = 1 if preset.queue_per_batch else 2 if settings.async_scheduling else shape.pp
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
