@@ -28,8 +28,29 @@ def until_decision(state: State) -> int:
             queues[queue]["decided_s"] = engine["now_s"]
             queues[queue]["n_entries"] = 0
             return queue
-        if not _next_event(state):
+        first = _first_queue(state)
+        first_s = np.inf if first < 0 else queues[first]["wait_s"]
+        coming_s = state.coming_s[engine["first_coming"]] if engine["n_coming"] > 0 else np.inf
+        if min(first_s, coming_s) >= engine["until_s"]:
+            engine["quiet_s"] = max(engine["quiet_s"], min(first_s, coming_s))
             return -1
+        if coming_s < first_s:
+            engine["now_s"] = max(engine["now_s"], coming_s)
+            _enqueue(state)
+            continue
+        engine["now_s"] = max(engine["now_s"], first_s)
+        goes_on = True
+        if queues[first]["phase"] == at.ON_HOST:
+            send_batch(state, first)
+            engine["host_holder"] = -1
+            take_leap(state, first)
+            goes_on = _may_decide_again(state, first)
+        else:
+            _take_in(state, first)
+        if goes_on:
+            _go_on(state, first)
+        else:
+            _wait_for_oldest(state, first)
     return -1
 
 
@@ -42,34 +63,6 @@ def _due(state: State) -> bool:
         if record["phase"] >= at.ON_HOST and record["wait_s"] <= now_s:
             return True
     return bool(state.engine[0]["n_coming"] > 0 and state.coming_s[state.engine[0]["first_coming"]] <= now_s)
-
-
-@inner
-def _next_event(state: State) -> bool:
-    """Let the next batch end, host become free or request arrive; False if there is none before `until_s`."""
-    engine, first = state.engine[0], _first_queue(state)
-    first_s = np.inf if first < 0 else state.queues[first]["wait_s"]
-    coming_s = state.coming_s[engine["first_coming"]] if engine["n_coming"] > 0 else np.inf
-    if min(first_s, coming_s) >= engine["until_s"]:
-        engine["quiet_s"] = max(engine["quiet_s"], min(first_s, coming_s))
-        return False
-    if coming_s < first_s:
-        engine["now_s"] = max(engine["now_s"], coming_s)
-        _enqueue(state)
-        return True
-    engine["now_s"] = max(engine["now_s"], first_s)
-    if state.queues[first]["phase"] == at.ON_HOST:
-        send_batch(state, first)
-        engine["host_holder"] = -1
-        take_leap(state, first)
-        if _may_decide_again(state, first):
-            _go_on(state, first)
-        else:
-            _wait_for_oldest(state, first)
-    else:
-        _take_in(state, first)
-        _go_on(state, first)
-    return True
 
 
 @inner
