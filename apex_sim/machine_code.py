@@ -36,7 +36,7 @@ def compiled(function: Function) -> Function:
 
     IEEE arithmetic as written: no reassociation, no fused multiply-add, so that equal inputs give equal bits.
     """
-    return _compile(function)
+    return _compile(function, no_cfunc_wrapper=True)
 
 
 def inner(function: Function) -> Function:
@@ -52,7 +52,7 @@ def _compile(function: Function, **options: bool) -> Function:
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder or before)
     try:
-        decorated: Any = njit(cache=folder is not None, _nrt=False, **options)(function)
+        decorated: Any = njit(cache=folder is not None, _nrt=False, error_model="numpy", **options)(function)
     finally:
         settings.CACHE_DIR = before
     return cast("Function", decorated)

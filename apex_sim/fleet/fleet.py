@@ -8,19 +8,17 @@ import numpy as np
 import simpy
 
 from apex_sim.cost.cost_model import CostModel
-from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.errors import InputError, InvariantError
+from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import load_router
-from apex_sim.fleet.static_fleet import is_static, serve_statically
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.clock import ARRIVALS, Process, Turn, start_process, wait_until
 from apex_sim.instance.reference import ReferenceInstance
 from apex_sim.instance.sequence import Sequence
 from apex_sim.model.model import Model
 from apex_sim.plan.legality import require_legal_plan
-from apex_sim.plan.memory import Memory, instance_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
 from apex_sim.record.latency_histogram import LatencyHistogram
@@ -28,9 +26,6 @@ from apex_sim.record.request_records import FINISHED, REJECTED, RUNNING, Request
 from apex_sim.record.run import FleetRun, InstanceRun, StageRun
 from apex_sim.workload.requests import Requests
 from apex_sim.workload.workload import Workload
-
-#: Memory and step model of each shape of a plan.
-CompiledPlan = dict[Shape, tuple[Memory, StepModel]]
 
 
 def simulate_plan(
@@ -52,7 +47,7 @@ def simulate_plan(
     horizon_s : stop the clock there if the run is not over; by default it lasts until every request has ended.
     check : assert the numbered invariants.
     reference : run the readable engine, step by step; otherwise the compiled one where it can (see
-        `apex_sim.fleet.static_fleet.is_static`), which decides the same and is some thousand times faster.
+        `compiled_way`), which decides the same and is some thousand times faster.
     compiled : what `compile_plan` returned for these, where the caller has it already.
 
     Raises
@@ -67,8 +62,9 @@ def simulate_plan(
     for shape, _ in plan.instances:
         _require_lengths(workload.requests, shape)
     compiled = compiled or compile_plan(model, cluster, plan, cost)
-    if horizon_s is None and not reference and is_static(plan, workload):
-        result = serve_statically(plan, workload, compiled, cost)
+    serve = None if reference or horizon_s is not None else compiled_way(plan, workload)
+    if serve:
+        result = serve(plan, workload, compiled, cost)
     else:
         fleet = Fleet(plan, workload, compiled, check=check)
         fleet.run(horizon_s)
@@ -76,19 +72,6 @@ def simulate_plan(
     if check:
         check_run(result)
     return result
-
-
-def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> CompiledPlan:
-    """Return memory and step model of each shape of `plan`.
-
-    Raises
-    ------
-    InfeasiblePlanError : a shape does not fit.
-    """
-    return {
-        shape: (instance_memory(model, cluster.device, shape), compile_step_model(model, cluster, shape, cost))
-        for shape, _ in plan.instances
-    }
 
 
 def _require_lengths(requests: Requests, shape: Shape) -> None:
@@ -131,8 +114,9 @@ class Fleet:
                 self,
                 unit_tokens=self._columns.hash_block_tokens,
                 check=check,
+                place=place,
             )
-            for shape in self._shapes
+            for place, shape in enumerate(self._shapes)
         ]
         self._ranks = {shape: queue_ranks(workload, shape.scheduler) for shape in set(self._shapes)}
         n = self._columns.n

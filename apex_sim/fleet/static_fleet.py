@@ -14,7 +14,6 @@ from apex_sim.errors import InvariantError
 from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import BLIND_ROUTERS, load_router
 from apex_sim.instance.compiled_instance import Asked, Served, serve_compiled
-from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
@@ -25,14 +24,9 @@ from apex_sim.workload.workload import Workload
 
 
 def is_static(plan: Plan, workload: Workload) -> bool:
-    """Whether the compiled engine has the plan's policies, and no instance depends on another.
-
-    Closed loops over several instances and routers that look at the instances do depend.
-    """
-    shapes = plan.expand()
-    if not all(shape.scheduler.policy in COMPILED_POLICIES for shape in shapes):
-        return False
-    return len(shapes) == 1 or (plan.router in BLIND_ROUTERS and workload.load.concurrency is None)
+    """Whether no instance depends on another, as in closed loops over several and under routers that look at them."""
+    n_instances = sum(count for _, count in plan.instances)
+    return n_instances == 1 or (plan.router in BLIND_ROUTERS and workload.load.concurrency is None)
 
 
 def serve_statically(
@@ -51,6 +45,19 @@ def serve_statically(
     for index, shape in enumerate(shapes):
         memory, step_model = compiled[shape]
         served.append(serve_compiled(shape, step_model, memory, asked_of(workload, shape, turn == index)))
+    return fleet_run(plan, workload, compiled, cost, served, turn)
+
+
+def fleet_run(
+    plan: Plan,
+    workload: Workload,
+    compiled: dict[Shape, tuple[Memory, StepModel]],
+    cost: CostModel,
+    served: list[Served],
+    turn: np.ndarray,
+) -> FleetRun:
+    """Return the records of a fleet whose instance `turn[i]` served request i, each its requests in order."""
+    shapes = plan.expand()
     requests, reasons = _merge(served, turn)
     left_s = np.where(np.isnan(requests["finish_s"]), requests["last_s"], requests["finish_s"])
     makespan_s = max(max(each.end_s, *each.free_s) for each in served)

@@ -1,7 +1,8 @@
 """What happens first, of things that happen at one time?  SimPy's clock, made exact.
 
-At one instant steps end first, then requests arrive, then routers and schedulers decide.  Without this order a tie
-would fall to whichever event SimPy was told of first; without exact wake-ups, to the last bit of a float.
+At one instant steps end first, then requests arrive, then routers and schedulers decide; what ends or decides on
+several instances does so in their order.  Without this order a tie would fall to whichever event SimPy was told of
+first; without exact wake-ups, to the last bit of a float.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from simpy.events import EventPriority
 
 Process = Generator[simpy.Event, Any, None]
 
-#: Ranks of what happens at one instant; everything else has SimPy's own rank of 1.
-ARRIVALS: Final = EventPriority(2)
-DECISIONS: Final = EventPriority(3)
+#: Ranks of what happens at one instant; everything else comes before, with SimPy's own rank of 1.
+ENDS: Final = 1
+ARRIVALS: Final = 2
+DECISIONS: Final = 3
+#: More than there are instances in any fleet.
+_PLACES: Final = 1 << 20
 
 
 class Turn(simpy.Event):
-    """Comes now, but after everything of a lower rank that happens now."""
+    """Comes now, but after everything of a lower rank, or of the same rank and a lower place, that happens now."""
 
-    def __init__(self, env: simpy.Environment, rank: EventPriority) -> None:
+    def __init__(self, env: simpy.Environment, rank: int, place: int = 0) -> None:
         super().__init__(env)
         self._ok = True
         self._value = None
-        env.schedule(self, rank)
+        env.schedule(self, EventPriority(rank * _PLACES + place))
 
 
 def wait_until(env: simpy.Environment, time_s: float) -> Process:

@@ -21,7 +21,7 @@ from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
-from apex_sim.instance.prefix_cache import PrefixCache, prefix_cache_of
+from apex_sim.instance.prefix_cache import prefix_cache_of
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
@@ -77,10 +77,21 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
     ------
     InvariantError : INV-1, if requests can never end.
     """
-    state = _start(shape, step_model, memory, asked)
-    advance = COMPILED_POLICIES[shape.scheduler.policy]
-    announce(advance, f"the engine for policy {shape.scheduler.policy}")
-    advance(state)
+    state = start(shape, step_model, memory, _requests(asked), asked.unit_tokens, asked.units)
+    state.engine[0]["concurrent"] = asked.concurrency or 0
+    _let_arrive(state, asked)
+    run(shape, state)
+    return served_of(state, state.requests, step_model)
+
+
+def run(shape: Shape, state: State) -> None:
+    """Run an instance until nothing is left to do before the time that its engine names.
+
+    Raises
+    ------
+    InvariantError : INV-1, if requests can never end.
+    """
+    COMPILED_POLICIES[shape.scheduler.policy](state)
     engine = state.engine[0]
     if engine["error"] == at.STUCK:
         raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
@@ -88,22 +99,27 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
         raise InvariantError(
             1, f"{engine['barren_steps']} steps without a token: sequences preempt each other for ever"
         )
-    lost = int((state.requests["status"] == RUNNING).sum())
-    if lost:
-        raise InvariantError(1, f"{lost} requests never ended")
-    return _result(state, step_model)
 
 
-def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> State:
-    settings, preset, n = shape.scheduler, shape.preset, len(asked.prompt_tokens)
+def start(
+    shape: Shape,
+    step_model: StepModel,
+    memory: Memory,
+    requests: at.Records,
+    unit_tokens: int | None = None,
+    units: Sequence[tuple[int, ...]] = (),
+) -> State:
+    """Return an instance at rest; none of `requests` has arrived.  Of `units` see `Asked`."""
+    settings, preset, n = shape.scheduler, shape.preset, len(requests)
+    announce(COMPILED_POLICIES[settings.policy], f"the engine for policy {settings.policy}")
     n_queues, depth = shape.n_queues, shape.n_in_flight
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
     most_running = settings.max_num_seqs + 1
-    prefixes = prefix_cache_of(settings, memory, asked.unit_tokens)
+    prefixes = prefix_cache_of(settings, memory, unit_tokens)
     layouts = [stage.tables.layout for stage in step_model.stages]
     numbers = [stage.tables.numbers for stage in step_model.stages]
     state = State(
-        requests=_requests(asked),
+        requests=requests,
         queues=np.zeros(n_queues, dtype=at.QUEUE),
         engine=np.zeros(1, dtype=at.ENGINE),
         stages=np.zeros(n_stages, dtype=at.STAGE),
@@ -115,6 +131,7 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         flight_ends_s=np.zeros((n_queues, depth)),
         coming_s=np.zeros(n),
         coming=np.zeros(n, dtype=np.int64),
+        left=np.zeros(n, dtype=np.int64),
         host_waiters=np.zeros(n_queues, dtype=np.int64),
         window_lists=np.array(memory.layout.window_lists, dtype=np.int64).reshape(-1, 2),
         windows=np.array([window or 0 for window in step_model.windows], dtype=np.int64),
@@ -133,10 +150,10 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
-        **_units(asked, prefixes),
+        **_units(units if prefixes else [()] * n),
     )
     _reserve(state, settings.reservation)
-    _settle(state.engine[0], shape, memory, depth, asked.concurrency or 0)
+    _settle(state.engine[0], shape, memory, depth)
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
@@ -148,16 +165,14 @@ def _start(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) ->
         stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
         stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(own_layout)
         numbers_at, layout_at = numbers_at + len(own_numbers), layout_at + len(own_layout)
-    _let_arrive(state, asked)
     return state
 
 
-def _units(asked: Asked, prefixes: PrefixCache | None) -> dict[str, Any]:
+def _units(full: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     """Return the units of all prompts, numbered from 0, one request after the other, and their records.
 
     The free queue needs a record for each unit and one more for each gap between two.
     """
-    full = asked.units if prefixes else [()] * len(asked.prompt_tokens)
     counts = np.array([len(units) for units in full], dtype=np.int64)
     flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
     distinct, numbers = np.unique(flat, return_inverse=True)
@@ -188,13 +203,13 @@ def _reserve(state: State, rule: Reservation | None) -> None:
     state.queues["start_ratio"] = rule.first_ratio
 
 
-def _settle(engine: Any, shape: Shape, memory: Memory, depth: int, concurrency: int) -> None:
+def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     settings, host = shape.scheduler, shape.preset.host
     engine["max_num_seqs"], engine["budget"] = settings.max_num_seqs, settings.max_num_batched_tokens
     engine["max_model_len"], engine["block_size"] = settings.max_model_len, memory.layout.block_size_tokens
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
-    engine["concurrent"], engine["host_holder"] = concurrency, -1
+    engine["host_holder"], engine["until_s"] = -1, np.inf
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
@@ -213,8 +228,17 @@ def _let_arrive(state: State, asked: Asked) -> None:
     engine["n_coming"] = engine["n_arrived"] = first
 
 
-def _result(state: State, step_model: StepModel) -> Served:
+def served_of(state: State, requests: at.Records, step_model: StepModel) -> Served:
+    """Return what came of `requests`, those of the state's that arrived.
+
+    Raises
+    ------
+    InvariantError : INV-1, if requests never ended.
+    """
     engine = state.engine[0]
+    lost = int((requests["status"] == RUNNING).sum())
+    if lost:
+        raise InvariantError(1, f"{lost} requests never ended")
     gaps = LatencyHistogram()
     gaps.counts, gaps.n, gaps.sum_s = state.gaps.tolist(), int(engine["n_gaps"]), float(engine["sum_gaps_s"])
     rows, _, _, n_steps = state.sampling.tolist()
@@ -225,10 +249,9 @@ def _result(state: State, step_model: StepModel) -> Served:
         for index, stage in enumerate(step_model.stages)
     )
     return Served(
-        requests=state.requests,
+        requests=requests,
         reasons={
-            int(i): _reason(state.requests[i], step_model.shape)
-            for i in np.flatnonzero(state.requests["status"] == REJECTED)
+            int(i): _reason(requests[i], step_model.shape) for i in np.flatnonzero(requests["status"] == REJECTED)
         },
         gaps=gaps,
         steps=StepRecords.sample(state.steps[:rows], n_steps, int(engine["most_blocks_used"])),

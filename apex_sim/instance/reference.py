@@ -18,7 +18,7 @@ from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.instance.block_pool import BlockPool
-from apex_sim.instance.clock import DECISIONS, Process, Turn, start_process, wait_until
+from apex_sim.instance.clock import DECISIONS, ENDS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
 from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
@@ -67,6 +67,7 @@ class ReferenceInstance:
     listener : told of everything that happens to requests.
     policy : batching policy; by default the one that the shape's scheduler settings name.
     unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
+    place : which of the fleet's instances this is; ties between them fall in this order.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
     """
 
@@ -81,8 +82,10 @@ class ReferenceInstance:
         *,
         unit_tokens: int | None = None,
         check: bool = False,
+        place: int = 0,
     ) -> None:
         self._env = env
+        self._place = place
         self._shape = shape
         self._step_model = step_model
         self._listener = listener
@@ -152,6 +155,7 @@ class ReferenceInstance:
             if in_flight:
                 oldest = in_flight.popleft()
                 yield from wait_until(self._env, oldest.end_s)
+                yield Turn(self._env, ENDS, self._place)
                 self._take_in(queue, oldest)
             elif not queue.n_unfinished:
                 queue.rest()
@@ -161,7 +165,7 @@ class ReferenceInstance:
         """Decide a batch, spend the host's time on it and hand it to the pipeline; None if there is none to run."""
         with self._host.request() as turn:
             yield turn
-            yield Turn(self._env, DECISIONS)
+            yield Turn(self._env, DECISIONS, self._place)
             decided_s = self._env.now
             entries = self._decide(queue)
             if not entries:

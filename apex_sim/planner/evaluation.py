@@ -12,7 +12,8 @@ import numpy as np
 from apex_sim.cost.calibrated import best_cost_model, calibrated_costs
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.roofline import Roofline
-from apex_sim.fleet.fleet import CompiledPlan, compile_plan, simulate_plan
+from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
+from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.device import Device
 from apex_sim.metrics.capacity import workload_capacity_per_s
 from apex_sim.metrics.cost_basis import CostShare, cost_shares

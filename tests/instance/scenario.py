@@ -17,9 +17,10 @@ from toy import PRESET_OF
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.errors import InvariantError
+from apex_sim.fleet.compiled_plan import compiled_way
+from apex_sim.fleet.dependent_fleet import serve_dependently
 from apex_sim.fleet.fleet import Fleet
 from apex_sim.fleet.invariants import check_run
-from apex_sim.fleet.static_fleet import serve_statically
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.model.load import load_model
 from apex_sim.plan.kv_layout import KvLayout
@@ -60,16 +61,19 @@ class Scenario:
     step_model: StepModel
     memory: Memory
     dp: int
+    router: str
     workload: Workload
 
     def plan(self) -> Plan:
-        return Plan(((self.shape, self.dp),), "round-robin")
+        return Plan(((self.shape, self.dp),), self.router)
 
     def run(self, *, compiled: bool) -> FleetRun:
         parts = {self.shape: (self.memory, self.step_model)}
         cost: Any = Roofline(load_cluster("1xh100-sxm").device)
         if compiled:
-            run = serve_statically(self.plan(), self.workload, parts, cost)
+            serve = compiled_way(self.plan(), self.workload)
+            assert serve
+            run = serve(self.plan(), self.workload, parts, cost)
         else:
             fleet = Fleet(self.plan(), self.workload, parts, check=True)
             fleet.run(None)
@@ -152,8 +156,28 @@ def draw(rng: np.random.Generator) -> Scenario:
     least = layout.blocks_for(LONGEST)
     n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
     workload = _workload(rng)
-    dp = 1 if workload.load.kind == "closed" else int(rng.choice([1, 1, 2]))
-    return Scenario(shape, replace(step_model, shape=shape), Memory((), layout, n_blocks), dp, workload)
+    dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
+    memory = Memory((), layout, n_blocks)
+    scenario = Scenario(shape, replace(step_model, shape=shape), memory, dp, router, workload)
+    return scenario if compiled_way(scenario.plan(), workload) else replace(scenario, dp=1)
+
+
+def with_tie(scenario: Scenario) -> Scenario:
+    """Return `scenario` with one request, and none after it, that arrives just as an earlier one finishes."""
+    requests = scenario.workload.requests
+    finish_s = scenario.run(compiled=True).requests.finish_s
+    first = np.searchsorted(requests.arrival_s, np.sort(finish_s[~np.isnan(finish_s)]), side="right")
+    number = int(first[0]) if len(first) else requests.n
+    if number >= requests.n:
+        return scenario
+    arrival_s = np.append(requests.arrival_s[:number], np.nanmin(finish_s))
+    columns = (requests.prompt_tokens, requests.output_tokens)
+    kept = make_requests(
+        arrival_s,
+        *(column[: number + 1] for column in columns),
+        max_output_tokens=requests.max_output_tokens[: number + 1],
+    )
+    return replace(scenario, workload=replace(scenario.workload, requests=kept))
 
 
 def _workload(rng: np.random.Generator) -> Workload:
@@ -169,6 +193,8 @@ def _workload(rng: np.random.Generator) -> Workload:
     if rng.random() < 0.2:  # whole blocks and budgets, and ties
         prompts = np.full(n, int(rng.choice([1, 16, 240, 512])))
     outputs = rng.integers(1, 300 if long else 60, n)
+    if rng.random() < 0.2:  # instances do the same at the same time
+        prompts, outputs = np.full(n, prompts[0]), np.full(n, outputs[0])
     limits = outputs if rng.random() < 0.5 else np.minimum(LONGEST - prompts, outputs + rng.integers(0, 50, n))
     hashes = _prefixes(rng, prompts.tolist())
     priority = rng.integers(-2, 3, n)
@@ -234,8 +260,11 @@ def differences(reference: FleetRun, compiled: FleetRun) -> list[str]:
 def compare(seed: int) -> tuple[list[str], Counter[str]]:
     """Return what differs in scenario `seed`, and what it holds."""
     scenario = draw(np.random.default_rng(seed))
+    if seed % 2 and compiled_way(scenario.plan(), scenario.workload) is serve_dependently:
+        scenario = with_tie(scenario) if scenario.workload.load.kind == "trace" else scenario
     reference, compiled = scenario.run(compiled=False), scenario.run(compiled=True)
     settings = scenario.shape.scheduler
+    depends = compiled_way(scenario.plan(), scenario.workload) is serve_dependently
     holds = Counter(
         {
             settings.policy: 1,
@@ -247,8 +276,11 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
             "closed loop": int(scenario.workload.load.kind == "closed"),
+            "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
+            "least-outstanding": int(depends and scenario.router == "least-outstanding"),
             "preemption": int(reference.requests.n_preemptions.any()),
             "prefix hits": int(reference.requests.cached_tokens.any()),
+            "rejection": int(len(reference.requests.reasons) > 0),
             "windows": int(len(scenario.step_model.windows) > 1),
             "steps": sum(instance.steps.n_steps for instance in reference.instances),
         }

@@ -32,8 +32,11 @@ HELD = (
     "PP > 1",
     "DP > 1",
     "closed loop",
+    "dependent closed loop",
+    "least-outstanding",
     "preemption",
     "prefix hits",
+    "rejection",
     "windows",
     "sarathi",
     "splitfuse",
@@ -215,6 +218,29 @@ RULES = {
     "a leap ends before blocks run out": ("leap.py", "return _n_with_blocks(state, queue, most)", "return most"),
     "a leap ends before an arrival is seen": ("leap.py", "if line_end_s(state, oldest + most) < time_s:", "if True:"),
     "a leap ends with its line": ("leap.py", 'engine["line_steps"] - engine["line_done"]', "1000"),
+    "a leap ends before what others may send": (
+        "leap.py",
+        'most = _n_before(state, oldest, most, engine["until_s"])',
+        "pass",
+    ),
+    "an instance stops where others may send": ("loop.py", '>= engine["until_s"]', ">= np.inf"),
+    "no request leaves in the quiet": (
+        "leap.py",
+        'engine["quiet_s"] = line_end_s(state, oldest + most)',
+        'engine["quiet_s"] = line_end_s(state, oldest + most + 9)',
+    ),
+    "a request ends the quiet": ("../driven_instance.py", "min(self.quiet_until_s, queued_s)", "self.quiet_until_s"),
+    "a fleet looks ahead no further than the frontend": (
+        "../../fleet/dependent_fleet.py",
+        "for instance in self.instances) + self._look_ahead_s",
+        "for instance in self.instances) + 9 * self._look_ahead_s",
+    ),
+    "ends come before arrivals": ("../../fleet/dependent_fleet.py", "rank < _ARRIVALS", "rank > _ARRIVALS"),
+    "instances end in their order": (
+        "../../fleet/dependent_fleet.py",
+        "rank, place in sorted(events)",
+        "rank, place in sorted(events, key=lambda event: (event[0], -event[2]))",
+    ),
     "requests reach the scheduler after the frontend": ("../compiled_instance.py", "+ delay_s", "+ 0.0 * delay_s"),
 }
 

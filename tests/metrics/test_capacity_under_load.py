@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from apex_sim.fleet.fleet import compile_plan
+from apex_sim.fleet.compiled_plan import compile_plan
 from apex_sim.metrics.capacity import instance_capacity_per_s, workload_capacity_per_s
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.planner.evaluation import cost_model_of, run_plan

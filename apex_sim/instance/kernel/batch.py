@@ -23,7 +23,8 @@ def send_batch(state: State, queue: int) -> None:
     is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
-        state.flights[queue, slot, index] = state.entries[queue, index]
+        state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
+        state.flights[queue, slot, index]["samples"] = state.entries[queue, index]["samples"]
     state.flight_sizes[queue, slot] = n_entries
     record["n_flight"] += 1
     if not is_line:
@@ -148,10 +149,8 @@ def _along_line(state: State, queue: int) -> float:
     only = len(state.stages) - 1
     sequential = engine["depth"] == 1
     follows = record["decided_s"] == stage["free_s"] if sequential else engine["now_s"] <= stage["free_s"]
-    if record["n_same"] > 1 and follows and engine["line_done"] < engine["line_steps"]:
-        device_s, _ = _price(state, only)
-    else:
-        device_s, first_j = _price(state, only)
+    device_s, first_j = _price(state, only)
+    if record["n_same"] <= 1 or not follows or engine["line_done"] >= engine["line_steps"]:
         numbers = state.numbers[stage["numbers_at"] : stage["numbers_end"]]
         layout = state.layout[stage["layout_at"] : stage["layout_end"]]
         n_steps, growth_s, growth_j = price_line(

@@ -22,11 +22,14 @@ def blocks_for(state: State, n_tokens: int) -> int:
 @inner
 def grow(state: State, queue: int, request: int, n_tokens: int) -> bool:
     """Give a request the blocks for its first `n_tokens`; False, and no change, if they are not free."""
+    if n_tokens <= state.requests[request]["room"]:
+        return True
     missing = blocks_for(state, n_tokens) - state.requests[request]["blocks"]
     if missing > state.queues[queue]["n_free"]:
         return False
     if missing > 0:
         take_blocks(state, queue, request, missing)
+    state.requests[request]["room"] = _whole_blocks(state, n_tokens)
     return True
 
 
@@ -67,13 +70,20 @@ def reserve(state: State, queue: int, request: int) -> bool:
 
 
 @inner
+def _whole_blocks(state: State, n_tokens: int) -> int:
+    """Return `n_tokens` rounded up to whole blocks."""
+    block_size = state.engine[0]["block_size"]
+    return int(-(-n_tokens // block_size) * block_size)
+
+
+@inner
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request that no other one holds."""
     if state.engine[0]["unit_tokens"] > 0:
         state.queues[queue]["n_free"] += release_units(state, request)
     else:
         state.queues[queue]["n_free"] += state.requests[request]["blocks"]
-    state.requests[request]["blocks"] = 0
+    state.requests[request]["blocks"] = state.requests[request]["room"] = 0
 
 
 @inner
@@ -171,6 +181,8 @@ def leave(state: State, request: int, status: int) -> None:
     """Let a request go, finished (0) or rejected (1); in a closed loop the next one arrives."""
     engine = state.engine[0]
     state.requests[request]["status"] = status
+    state.left[engine["n_left"]] = request
+    engine["n_left"] += 1
     if status == 1:
         state.requests[request]["last_s"] = engine["now_s"]
     if status == 0:

@@ -7,10 +7,12 @@ steps themselves would: every comparison of times uses the expression that they 
 
 from __future__ import annotations
 
+import numpy as np
+
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s
 from apex_sim.instance.kernel.batch import sample_step
-from apex_sim.instance.kernel.blocks import blocks_for, head, take_blocks
+from apex_sim.instance.kernel.blocks import blocks_for, grow, head
 from apex_sim.instance.kernel.prefixes import cached_tokens, n_bare_first
 from apex_sim.instance.kernel.record import count_gap, count_gaps, is_sampled, note_queues
 from apex_sim.instance.kernel.state import State
@@ -35,9 +37,7 @@ def take_leap(state: State, queue: int) -> bool:
         request["computed"] += n_steps
         request["generated"] += n_steps
         request["last_s"] = last_s
-        missing = blocks_for(state, request["computed"]) - request["blocks"]
-        if missing > 0:
-            take_blocks(state, queue, state.running[queue, index], missing)
+        grow(state, queue, state.running[queue, index], request["computed"])
     _count_steps(state, n_steps, record["host_s"])
     engine["line_done"] += n_steps
     engine["barren_steps"] = 0
@@ -92,7 +92,11 @@ def _n_equal_steps(state: State, queue: int) -> int:
         return 0
     if admits_any and engine["n_coming"] > 0:
         most = _n_before(state, oldest, most, state.coming_s[engine["first_coming"]])
-    return _n_with_blocks(state, queue, most)
+    most = _n_with_blocks(state, queue, most)
+    if engine["until_s"] < np.inf and most > 0:
+        engine["quiet_s"] = line_end_s(state, oldest + most)
+        most = _n_before(state, oldest, most, engine["until_s"])
+    return most
 
 
 @inner

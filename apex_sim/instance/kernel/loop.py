@@ -20,7 +20,7 @@ from apex_sim.machine_code import inner
 
 @inner
 def until_decision(state: State) -> int:
-    """Go on to the next decision; return the queue that decides, or -1 when nothing is left to do."""
+    """Go on to the next decision; return the queue that decides, or -1 when nothing is left to do before `until_s`."""
     engine, queues = state.engine[0], state.queues
     while engine["error"] == 0:
         if engine["host_holder"] < 0 and engine["n_host_waiters"] > 0 and not _due(state):
@@ -29,8 +29,29 @@ def until_decision(state: State) -> int:
             queues[queue]["decided_s"] = engine["now_s"]
             queues[queue]["n_entries"] = 0
             return queue
-        if not _next_event(state):
+        first = _first_queue(state)
+        first_s = np.inf if first < 0 else queues[first]["wait_s"]
+        coming_s = state.coming_s[engine["first_coming"]] if engine["n_coming"] > 0 else np.inf
+        if min(first_s, coming_s) >= engine["until_s"]:
+            engine["quiet_s"] = max(engine["quiet_s"], min(first_s, coming_s))
             return -1
+        if coming_s < first_s:
+            engine["now_s"] = max(engine["now_s"], coming_s)
+            _enqueue(state)
+            continue
+        engine["now_s"] = max(engine["now_s"], first_s)
+        goes_on = True
+        if queues[first]["phase"] == at.ON_HOST:
+            send_batch(state, first)
+            engine["host_holder"] = -1
+            take_leap(state, first)
+            goes_on = _may_decide_again(state, first)
+        else:
+            _take_in(state, first)
+        if goes_on:
+            _go_on(state, first)
+        else:
+            _wait_for_oldest(state, first)
     return -1
 
 
@@ -43,32 +64,6 @@ def _due(state: State) -> bool:
         if record["phase"] >= at.ON_HOST and record["wait_s"] <= now_s:
             return True
     return bool(state.engine[0]["n_coming"] > 0 and state.coming_s[state.engine[0]["first_coming"]] <= now_s)
-
-
-@inner
-def _next_event(state: State) -> bool:
-    """Let the next batch end, host become free or request arrive; False if there is none."""
-    engine, first = state.engine[0], _first_queue(state)
-    first_s = np.inf if first < 0 else state.queues[first]["wait_s"]
-    if engine["n_coming"] > 0 and state.coming_s[engine["first_coming"]] < first_s:
-        engine["now_s"] = max(engine["now_s"], state.coming_s[engine["first_coming"]])
-        _enqueue(state)
-        return True
-    if first < 0:
-        return False
-    engine["now_s"] = max(engine["now_s"], first_s)
-    if state.queues[first]["phase"] == at.ON_HOST:
-        send_batch(state, first)
-        engine["host_holder"] = -1
-        take_leap(state, first)
-        if _may_decide_again(state, first):
-            _go_on(state, first)
-        else:
-            _wait_for_oldest(state, first)
-    else:
-        _take_in(state, first)
-        _go_on(state, first)
-    return True
 
 
 @inner
@@ -223,7 +218,7 @@ def _note_scheduled(state: State, queue: int) -> None:
 def _take_in(state: State, queue: int) -> None:
     """Deliver the tokens of the batch that has ended and let finished requests go."""
     engine, slot = state.engine[0], state.queues[queue]["taking"]
-    now_s, n_samples = engine["now_s"], 0
+    now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         n_samples += entry["samples"]
@@ -237,13 +232,19 @@ def _take_in(state: State, queue: int) -> None:
             continue
         request["pending"] -= 1
         request["generated"] += 1
-        if request["generated"] > 1:
-            count_gap(state, now_s - request["last_s"], entry["samples"])
-        else:
+        if request["generated"] == 1:
             request["first_s"] = now_s
+        elif request["last_s"] == since_s:
+            n_gaps += 1
+        else:
+            if n_gaps > 0:
+                count_gap(state, now_s - since_s, n_gaps)
+            since_s, n_gaps = request["last_s"], 1
         request["last_s"] = now_s
         if request["generated"] == request["output"]:
             _finish(state, queue, entry["request"])
+    if n_gaps > 0:
+        count_gap(state, now_s - since_s, n_gaps)
 
 
 @inner

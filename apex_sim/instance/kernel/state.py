@@ -13,6 +13,7 @@ from apex_sim.cost.step_tables import Ints
 Records = NDArray[Any]
 
 #: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
+#: `room` is how many tokens its blocks are sure to hold.
 REQUEST: Final = np.dtype(
     [
         ("prompt", np.int64),
@@ -23,6 +24,7 @@ REQUEST: Final = np.dtype(
         ("generated", np.int64),
         ("pending", np.int64),
         ("blocks", np.int64),
+        ("room", np.int64),
         ("preemptions", np.int64),
         ("seen", np.int64),
         ("cached", np.int64),
@@ -88,7 +90,8 @@ RESERVE: Final = np.dtype(
     ]
 )
 
-#: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).
+#: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).  It
+#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.
 ENGINE: Final = np.dtype(
     [
         ("max_num_seqs", np.int64),
@@ -113,6 +116,9 @@ ENGINE: Final = np.dtype(
         ("frontend_s", np.float64),
         ("prompt_token_s", np.float64),
         ("now_s", np.float64),
+        ("until_s", np.float64),
+        ("quiet_s", np.float64),
+        ("n_left", np.int64),
         ("host_holder", np.int64),
         ("n_host_waiters", np.int64),
         ("first_coming", np.int64),
@@ -199,6 +205,7 @@ class State(NamedTuple):
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring.
     flight_sizes, flight_ends_s : their lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
+    left : requests that have finished or were rejected, in order.
     host_waiters : queues in the order in which they asked for the host.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
@@ -226,6 +233,7 @@ class State(NamedTuple):
     flight_ends_s: Floats
     coming_s: Floats
     coming: Ints
+    left: Ints
     host_waiters: Ints
     window_lists: Ints
     windows: Ints

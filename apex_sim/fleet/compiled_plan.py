@@ -1,0 +1,43 @@
+"""What is a plan compiled to, and which engine serves it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.step_model import StepModel, compile_step_model
+from apex_sim.fleet.dependent_fleet import may_depend, serve_dependently
+from apex_sim.fleet.static_fleet import is_static, serve_statically
+from apex_sim.hardware.cluster import Cluster
+from apex_sim.instance.kernel.policies import COMPILED_POLICIES
+from apex_sim.model.model import Model
+from apex_sim.plan.memory import Memory, instance_memory
+from apex_sim.plan.plan import Plan
+from apex_sim.plan.shape import Shape
+from apex_sim.record.run import FleetRun
+from apex_sim.workload.workload import Workload
+
+#: Memory and step model of each shape of a plan.
+CompiledPlan = dict[Shape, tuple[Memory, StepModel]]
+
+
+def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> CompiledPlan:
+    """Return memory and step model of each shape of `plan`.
+
+    Raises
+    ------
+    InfeasiblePlanError : a shape does not fit.
+    """
+    return {
+        shape: (instance_memory(model, cluster.device, shape), compile_step_model(model, cluster, shape, cost))
+        for shape, _ in plan.instances
+    }
+
+
+def compiled_way(plan: Plan, workload: Workload) -> Callable[..., FleetRun] | None:
+    """Return how the compiled engine serves `workload` with `plan`; None if it lacks a policy or cannot look ahead."""
+    if not all(shape.scheduler.policy in COMPILED_POLICIES for shape, _ in plan.instances):
+        return None
+    if is_static(plan, workload):
+        return serve_statically
+    return serve_dependently if may_depend(plan, workload) else None
