@@ -103,7 +103,9 @@ def _preset_of(policy: str, rng: np.random.Generator) -> str:
 
 def _budget(policy: str, rng: np.random.Generator) -> int:
     """Return a token budget; prompts of up to 700 tokens run whole where the policy does not cut them."""
-    if policy in ("prefill-first", "max-utilization"):
+    if policy == "prefill-first":
+        return int(rng.choice([60, 150, 2 * LONGEST]))  # refuses what is longer
+    if policy == "max-utilization":
         return 2 * LONGEST
     return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
 

@@ -215,7 +215,7 @@ RULES = {
     "as many wait as may": ("loop.py", '>= engine["most_waiting"]', '> engine["most_waiting"]'),
     "a refusal is not put off by a leap": ("loop.py", 'engine["now_s"] = state.requests[request]["queued_s"]', "pass"),
     "a leap ends before a request finishes": ("leap.py", 'request["generated"] - 1)', 'request["generated"])'),
-    "a leap ends before blocks run out": ("leap.py", "return _n_with_blocks(state, queue, most)", "return most"),
+    "a leap ends before blocks run out": ("leap.py", "most = _n_with_blocks(state, queue, most)", "pass"),
     "a leap ends before an arrival is seen": ("leap.py", "if line_end_s(state, oldest + most) < time_s:", "if True:"),
     "a leap ends with its line": ("leap.py", 'engine["line_steps"] - engine["line_done"]', "1000"),
     "a leap ends before what others may send": (
