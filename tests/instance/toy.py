@@ -101,7 +101,7 @@ def _no_operators(n_knots: int) -> OperatorTable:
 
 def toy_shape(engine: Engine) -> Shape:
     """Return the shape of `engine`."""
-    preset = load_preset(PRESET_OF[engine.policy])
+    preset = load_preset(PRESET_OF.get(engine.policy, "vllm-0.6"))
     host = replace(
         preset.host,
         step_s=engine.host_step_s,

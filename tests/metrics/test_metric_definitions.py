@@ -65,6 +65,7 @@ def _run(preset: str = "vllm-1", pp: int = 1) -> FleetRun:
         output_tokens=np.array([11, 1, 38, 5, 9]),
         emitted_tokens=np.array([11, 1, 38, 0, 3]),
         n_preemptions=np.array([0, 0, 2, 0, 1]),
+        cached_tokens=np.zeros_like(np.array([0, 0, 2, 0, 1])),
         instance=np.array([0, 1, 0, 1, 0]),
         status=np.array([FINISHED, FINISHED, FINISHED, REJECTED, RUNNING], dtype=np.int8),
         reasons=((3, "too long"),),

@@ -43,6 +43,7 @@ def records() -> RequestRecords:
         output_tokens=np.array([5, 1, 5, 5]),
         emitted_tokens=np.array([5, 1, 0, 2]),
         n_preemptions=np.array([0, 1, 0, 0]),
+        cached_tokens=np.zeros_like(np.array([0, 1, 0, 0])),
         instance=np.array([0, 0, 1, 1]),
         status=np.array([FINISHED, FINISHED, REJECTED, RUNNING], dtype=np.int8),
         reasons=((2, "too long"),),
