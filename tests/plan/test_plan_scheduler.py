@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apex_sim.errors import InputError, UnsupportedError
+from apex_sim.errors import InputError
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.plan.scheduler import QUEUE_ORDERS, resolve_settings
 from apex_sim.plan.shape import SchedulerSettings
@@ -38,9 +38,9 @@ def test_budgets_are_the_published_ones_or_room_for_the_longest_prompt_beside_al
     assert settings(policy="sarathi").max_num_seqs == 512
 
 
-def test_a_preset_without_batching_rules_takes_no_research_policy_either() -> None:
-    with pytest.raises(UnsupportedError, match="not built yet"):
-        settings("sglang", policy="sarathi")
+def test_every_preset_lends_its_figures_to_a_research_policy() -> None:
+    assert settings("sglang", policy="sarathi").policy == "sarathi"
+    assert not settings("sglang", policy="sarathi").async_scheduling
 
 
 @pytest.mark.parametrize(
