@@ -141,7 +141,7 @@ def draw(rng: np.random.Generator) -> Scenario:
     )
     watermark = float(rng.choice([0.0, 0.01, 0.05])) if policy in ("prefill-first", "chunked") else 0.0
     windows = ((1, 128 // block_size + 1),) if model_name == "gpt-oss-20b" and preset.frees_windows else ()
-    if policy == "unified" and not windows and rng.random() < 0.7:
+    if policy == "unified" and not windows and rng.random() < 0.9:
         settings = replace(settings, prefix_cache=True)
     shape = replace(step_model.shape, scheduler=settings, preset=replace(preset, host=host, watermark_frac=watermark))
     if policy == "sglang":

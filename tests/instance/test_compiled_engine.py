@@ -18,7 +18,7 @@ from apex_sim.fleet.static_fleet import asked_of
 from apex_sim.instance.compiled_instance import serve_compiled
 
 ROOT = Path(__file__).parents[2]
-N_SCENARIOS, N_CHUNKS = 800, 16
+N_SCENARIOS, N_CHUNKS = 1600, 32
 
 #: What the scenarios together must hold, at least so often.
 HELD = (
