@@ -162,11 +162,6 @@ RULES = {
         'missing <= state.queues[queue]["n_free"]',
         "missing >= 0",
     ),
-    "splitfuse: a cut prompt holds up the others": (
-        "splitfuse.py",
-        "if not _holds_all(state, queue, cut):\n            return",
-        "if not _holds_all(state, queue, cut):\n            budget = budget",
-    ),
     "splitfuse: all start over if nothing can run": (
         "splitfuse.py",
         'record["n_entries"] == 0',
@@ -177,7 +172,6 @@ RULES = {
         "running[queue, n_left_out + index] = state.preempted[index]",
         "running[queue, record['n_running'] - 1 - index] = state.preempted[index]",
     ),
-    "orca: a prompt runs whole": ("orca.py", "n_new > budget or ", ""),
     "orca and static: the longest answer is reserved": (
         "blocks.py",
         'record["prompt"] + record["limit"]',
