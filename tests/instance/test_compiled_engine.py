@@ -205,7 +205,6 @@ RULES = {
     ),
     "the victim stands last in the order": ("unified.py", "last_place(state, queue) if is_sorted else ", ""),
     "a victim leaves the batch": ("unified.py", "withdraw(state, queue, victim) if is_sorted else 0", "0"),
-    "a leap ends before an arrival that may go first": ("leap.py", ' or engine["is_sorted"] == 1', ""),
     "as many wait as may": ("loop.py", '>= engine["most_waiting"]', '> engine["most_waiting"]'),
     "a refusal is not put off by a leap": ("loop.py", 'engine["now_s"] = state.requests[request]["queued_s"]', "pass"),
     "a leap ends before a request finishes": ("leap.py", 'request["generated"] - 1)', 'request["generated"])'),
