@@ -46,7 +46,6 @@ HELD = (
     "shortest-predicted-first",
     "cap on waiting",
     "refused",
-    "sorted and preempted",
 )
 
 
