@@ -192,7 +192,7 @@ def test_no_answer_prints_the_table_and_exits_with_1(folder: Path, typed: str) -
     result = run(f"{typed} --no-files")
     assert result.exit_code == 1
     assert "llama-3.1-70b" in result.stdout
-    assert result.stderr.startswith("Error: no plan ")
+    assert "Error: no plan " in result.stderr
     for fragment in NO_ANSWER[typed]:
         assert fragment in result.stderr
     document = json.loads(run(f"{typed} --json").stdout)
