@@ -146,6 +146,12 @@ SCHEDULER_FLAGS: Final = (
         metavar="N",
         help="Refuse requests while so many wait.",
     ),
+    click.option(
+        "--preemption",
+        "scheduler__preemption",
+        type=click.Choice(("recompute", "swap")),
+        help="What happens to sequences that lose their KV blocks.",
+    ),
     click.option("--max-num-seqs", "scheduler__max_num_seqs", type=_COUNT, metavar="N", help="Sequences in a batch."),
     click.option(
         "--max-num-batched-tokens",

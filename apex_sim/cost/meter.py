@@ -39,6 +39,7 @@ class StageMeter:
         self.host_s = 0.0
         self.launch_s = 0.0
         self.slowdown_s = 0.0
+        self.swap_s = 0.0
         self.dynamic_j = 0.0
 
     @classmethod
@@ -52,7 +53,7 @@ class StageMeter:
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])
-        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "dynamic_j"):
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "swap_s", "dynamic_j"):
             setattr(meter, name, float(totals[name]))
         return meter
 
@@ -63,6 +64,7 @@ class StageMeter:
         self.host_s += exposed_host_s
         self.launch_s += price.launch_s
         self.slowdown_s += price.slowdown_s
+        self.swap_s += price.swap_s
         self.dynamic_j += price.dynamic_j + self._stage.power.active_w * exposed_host_s
         self._attention_outside_s += price.outside_s
         for index, seconds in enumerate(price.prefill_s):
@@ -99,4 +101,6 @@ class StageMeter:
         spent["launch"] = self.launch_s
         spent["slowdown"] = self.slowdown_s
         spent["host"] = self.host_s
+        if self.swap_s:
+            spent["swap"] = self.swap_s
         return spent

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from apex_sim.cost import step_tables as at
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
@@ -46,6 +47,7 @@ class StagePrice:
     prefill_s: tuple[float, ...]
     decode_s: tuple[float, ...]
     outside_s: float
+    swap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,21 @@ class StageModel:
             self.tables.numbers, self.tables.layout, batch.sums(), attention_s
         )
         prefill_s, decode_s = attention_s.tolist()
+        swap_s = 0.0
+        if batch.n_copied_blocks:
+            swap_s = float(batch.n_copied_blocks * self.tables.numbers[at.SWAP_BLOCK_S])
+            device_s, dynamic_j = device_s + swap_s, dynamic_j + float(self.tables.numbers[at.ACTIVE_W] * swap_s)
         return StagePrice(
-            device_s, dynamic_j, launch_s, slowdown_s, knot, fraction, tuple(prefill_s), tuple(decode_s), outside_s
+            device_s,
+            dynamic_j,
+            launch_s,
+            slowdown_s,
+            knot,
+            fraction,
+            tuple(prefill_s),
+            tuple(decode_s),
+            outside_s,
+            swap_s,
         )
 
     def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:

@@ -22,6 +22,7 @@ from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
 from apex_sim.instance.prefix_cache import prefix_cache_of
+from apex_sim.instance.scheduler_queue import swap_space_is_full
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
@@ -90,11 +91,14 @@ def run(shape: Shape, state: State) -> None:
     Raises
     ------
     InvariantError : INV-1, if requests can never end.
+    InfeasiblePlanError : the swap space is full, where the engine stops.
     """
     COMPILED_POLICIES[shape.scheduler.policy](state)
     engine = state.engine[0]
     if engine["error"] == at.STUCK:
         raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
+    if engine["error"] == at.SWAP_SPACE_FULL:
+        raise swap_space_is_full(shape.scheduler.swap_bytes)
     if engine["error"] == at.NO_PROGRESS:
         raise InvariantError(
             1, f"{engine['barren_steps']} steps without a token: sequences preempt each other for ever"
@@ -149,13 +153,18 @@ def start(
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
+        holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
+        swapped=np.zeros((n_queues, most_running), dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
         **_units(units if prefixes else [()] * n),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
+    requests["place"] = at.NOWHERE
+    state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
+        queue["n_host_free"] = memory.n_host_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
     if prefixes:
         state.engine[0]["unit_tokens"], state.engine[0]["unit_blocks"] = prefixes.unit_tokens, prefixes.unit_blocks
@@ -210,6 +219,7 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["host_holder"], engine["until_s"] = -1, np.inf
+    engine["swaps"] = int(settings.swaps)
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
@@ -267,6 +277,8 @@ def served_of(state: State, requests: at.Records, step_model: StepModel) -> Serv
 def _reason(request: Any, shape: Shape) -> str:
     if request["reason"] == at.TOO_MANY_WAIT:
         return f"{shape.scheduler.max_num_waiting} requests wait already"
+    if request["reason"] == at.CANNOT_SWAP_IN:
+        return "swapped out for good: the KV cache cannot hold its blocks and one more"
     n_tokens = request["prompt"] + request["generated"]
     if request["reason"] == at.PROMPT_EXCEEDS_BUDGET:
         return f"prompt of {n_tokens} tokens exceeds the step budget"

@@ -48,7 +48,7 @@ class Pipeline:
 
         It was decided and is ready at these times; in between the host worked for `host_s`.
         """
-        if len(self._stages) == 1 and not batch.n_prefill_tokens:
+        if len(self._stages) == 1 and not batch.n_prefill_tokens and not batch.n_copied_blocks:
             return self._along_line(batch, requests, decided_s, host_s, ready_s)
         self._run = None
         arrives_s, start_s = ready_s, ready_s

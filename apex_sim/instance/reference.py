@@ -106,6 +106,7 @@ class ReferenceInstance:
                     preset.watermark_frac,
                     prefix_cache_of(settings, memory, unit_tokens),
                 ),
+                memory.n_host_blocks // n_queues,
             )
             for _ in range(n_queues)
         ]
@@ -116,7 +117,12 @@ class ReferenceInstance:
 
     def unfinished(self) -> list[Sequence]:
         """Return the sequences in the instance's care."""
-        return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
+        return [
+            sequence
+            for queue in self.queues
+            for side in (queue.waiting, queue.running, queue.swapped)
+            for sequence in side
+        ]
 
     def submit(
         self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = (), rank: float = 0.0
@@ -173,7 +179,8 @@ class ReferenceInstance:
             batch = StepBatch(self._step_model.windows)
             for entry in entries:
                 batch.add(entry.past, entry.n_new, entry.samples, entry.is_decode)
-            n_waiting = sum(len(each.waiting) for each in self.queues)
+            batch.n_copied_blocks = queue.n_copied
+            n_waiting = sum(len(each.waiting) + len(each.swapped) for each in self.queues)
             n_running = sum(len(each.running) for each in self.queues)
             n_used = sum(each.pool.n_used for each in self.queues)
             host_s = self._step_model.host_s(batch)

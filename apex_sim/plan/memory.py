@@ -58,11 +58,15 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of one instance: its stages' terms and the KV pool, whose size the tightest stage decides."""
+    """Memory of one instance: its stages' terms and the KV pool, whose size the tightest stage decides.
+
+    `n_host_blocks` more may lie in the host's memory, swapped out.
+    """
 
     stages: tuple[StageMemory, ...]
     layout: KvLayout
     n_blocks: int
+    n_host_blocks: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -194,5 +198,7 @@ def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory
         shape.precision.kv_bytes(),
     )
     block = layout.block_size_tokens
-    n_blocks = min(int(stage.kv_bytes // (stage.kv_bytes_per_token * layout.list_frac * block)) for stage in stages)
-    return Memory(stages, layout, n_blocks), layout.tokens_in(n_blocks // shape.n_queues)
+    block_bytes = [stage.kv_bytes_per_token * layout.list_frac * block for stage in stages]
+    n_blocks = min(int(stage.kv_bytes // size) for stage, size in zip(stages, block_bytes, strict=True))
+    n_host_blocks = min(int(shape.scheduler.swap_bytes // size) for size in block_bytes)
+    return Memory(stages, layout, n_blocks, n_host_blocks), layout.tokens_in(n_blocks // shape.n_queues)

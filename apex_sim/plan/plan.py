@@ -62,6 +62,8 @@ class Plan:
                     "queue_order": shape.scheduler.queue_order,
                     "prediction_log_sd": shape.scheduler.prediction_log_sd,
                     "max_num_waiting": shape.scheduler.max_num_waiting,
+                    "preemption": shape.scheduler.preemption,
+                    "swap_bytes": shape.scheduler.swap_bytes,
                 }
                 for shape, count in self.instances
             ],

@@ -10,9 +10,13 @@ from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.preset.preset import Defaults, Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+from apex_sim.units import GIB
 
 #: Who goes first among those that wait, and stays when memory is short.
 QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
+
+#: What becomes of a running sequence that loses its blocks: it is computed again, or they wait in the host's memory.
+PREEMPTIONS: Final = ("recompute", "swap")
 
 
 def resolve_settings(
@@ -33,6 +37,8 @@ def resolve_settings(
     queue_order: str = "fcfs",
     prediction_log_sd: float | None = None,
     max_num_waiting: int | None = None,
+    preemption: str = "recompute",
+    swap_bytes: float | None = None,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
@@ -79,10 +85,25 @@ def resolve_settings(
         queue_order=queue_order,
         prediction_log_sd=prediction_log_sd or 0.0,
         max_num_waiting=max_num_waiting,
+        preemption=preemption,
+        swap_bytes=_swap_bytes(preemption, swap_bytes, where),
     )
     _check(settings, where)
     _check_order(settings, prediction_log_sd is not None, where)
     return settings
+
+
+def _swap_bytes(preemption: str, swap_bytes: float | None, where: str) -> float:
+    """Return the host memory for swapped KV blocks of each device: as stated, or vLLM 0.6.0's `swap_space`."""
+    if preemption == "swap":
+        return 4 * GIB if swap_bytes is None else swap_bytes
+    if swap_bytes is not None:
+        raise InputError(
+            f"swap_bytes with preemption {preemption!r}, which moves nothing",
+            where=where,
+            remedy='leave it out, or set preemption = "swap"',
+        )
+    return 0.0
 
 
 def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:
@@ -121,6 +142,16 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             f"{settings.block_size_tokens}",
             where=where,
             remedy="raise the budget or lower the block size",
+        )
+    if settings.preemption not in PREEMPTIONS:
+        raise InputError(
+            f"no preemption {settings.preemption!r}", where=where, remedy=f"choose one of {', '.join(PREEMPTIONS)}"
+        )
+    if settings.swaps and settings.policy != "prefill-first":
+        raise InputError(
+            f"preemption by swapping with policy {settings.policy!r}",
+            where=where,
+            remedy="use policy prefill-first of preset vllm-0.6, the only one that swaps here",
         )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise InputError(

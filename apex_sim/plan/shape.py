@@ -46,7 +46,8 @@ class Stage:
 class SchedulerSettings:
     """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more.
 
-    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs.
+    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs;
+    `swap_bytes` is the host memory for swapped KV blocks, for each device.
     """
 
     policy: str
@@ -64,6 +65,13 @@ class SchedulerSettings:
     max_graph_sequences: int | None = None
     prediction_log_sd: float = 0.0
     max_num_waiting: int | None = None
+    preemption: str = "recompute"
+    swap_bytes: float = 0.0
+
+    @property
+    def swaps(self) -> bool:
+        """Whether a preempted sequence keeps what it has computed, in the host's memory."""
+        return self.preemption == "swap"
 
     @property
     def sorts_queue(self) -> bool:

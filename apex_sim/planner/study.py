@@ -76,6 +76,8 @@ class SchedulerEntry(StrictModel):
         default=None, ge=0, description="spread of predicted output lengths; 0: exact"
     )
     max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_bytes: float | None = Field(default=None, ge=0, description="host memory for swapped KV, for each device")
 
 
 class StudyFile(StrictModel):

@@ -110,9 +110,18 @@ def _budget(policy: str, rng: np.random.Generator) -> int:
     return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
 
 
+def policy_of(seed: int) -> str:
+    """Return the policy of scenario `seed`, without drawing the rest."""
+    return _policy(np.random.default_rng(seed)).removesuffix("-async")
+
+
+def _policy(rng: np.random.Generator) -> str:
+    return str(rng.choice(NAMES))
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
-    policy = str(rng.choice(NAMES))
+    policy = _policy(rng)
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
@@ -131,6 +140,8 @@ def draw(rng: np.random.Generator) -> Scenario:
         prediction_log_sd=float(rng.choice([0.0, 0.7])),
         max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )
+    if policy == "prefill-first" and rng.random() < 0.6:
+        settings = replace(settings, preemption="swap", max_num_seqs=16, max_num_batched_tokens=2 * LONGEST)
     preset = step_model.shape.preset
     host = replace(
         preset.host,
@@ -156,10 +167,10 @@ def draw(rng: np.random.Generator) -> Scenario:
         shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
     layout = KvLayout(block_size, 1, windows)
     least = layout.blocks_for(LONGEST)
-    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    n_blocks = shape.n_queues * int(least * (rng.choice([1.1, 1.5, 2.0, 8.0]) if not settings.swaps else 1.1) + 8)
     workload = _workload(rng)
     dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
-    memory = Memory((), layout, n_blocks)
+    memory = Memory((), layout, n_blocks, 100_000 if settings.swaps else 0)
     scenario = Scenario(shape, replace(step_model, shape=shape), memory, dp, router, workload)
     return scenario if compiled_way(scenario.plan(), workload) else replace(scenario, dp=1)
 
@@ -280,6 +291,7 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "closed loop": int(scenario.workload.load.kind == "closed"),
             "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
             "least-outstanding": int(depends and scenario.router == "least-outstanding"),
+            "swapping": int(settings.swaps and reference.requests.n_preemptions.any()),
             "preemption": int(reference.requests.n_preemptions.any()),
             "prefix hits": int(reference.requests.cached_tokens.any()),
             "rejection": int(len(reference.requests.reasons) > 0),

@@ -20,7 +20,7 @@ def send_batch(state: State, queue: int) -> None:
     n_entries = record["n_entries"]
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
     _sum_up(state, queue)
-    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
+    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and record["n_copied"] == 0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
         state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
@@ -30,7 +30,7 @@ def send_batch(state: State, queue: int) -> None:
     if not is_line:
         record["n_same"] = 0
         engine["line_steps"] = 0
-        end_s = _through_stages(state, record["decided_s"], engine["now_s"])
+        end_s = _through_stages(state, record["decided_s"], engine["now_s"], record["n_copied"])
     else:
         end_s = _along_line(state, queue)
     state.flight_ends_s[queue, slot] = end_s
@@ -119,13 +119,26 @@ def _price(state: State, stage: int) -> tuple[float, float]:
 
 
 @inner
-def _through_stages(state: State, decided_s: float, ready_s: float) -> float:
-    """Send a batch through all stages, each as soon as it is free; return the end."""
+def _through_stages(state: State, decided_s: float, ready_s: float, n_copied: int) -> float:
+    """Send a batch through all stages, each as soon as it is free, after its `n_copied` blocks; return the end."""
     arrives_s = ready_s
     for stage in range(len(state.stages)):
         device_s, _ = _price(state, stage)
+        if n_copied > 0:
+            device_s += _copy(state, stage, n_copied)
         arrives_s = _occupy(state, stage, decided_s, arrives_s, device_s)
     return arrives_s
+
+
+@inner
+def _copy(state: State, stage: int, n_blocks: int) -> float:
+    """Count the copies of blocks to or from the host that precede a step; return how long they take."""
+    record = state.stages[stage]
+    copy_s = float(n_blocks * state.numbers[record["numbers_at"] + of.SWAP_BLOCK_S])
+    record["swap_s"] += copy_s
+    record["busy_s"] += copy_s
+    record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * copy_s
+    return copy_s
 
 
 @inner

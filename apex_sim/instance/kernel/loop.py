@@ -135,7 +135,8 @@ def _least_loaded(state: State) -> int:
 
 @inner
 def _n_unfinished(state: State, queue: int) -> int:
-    return int(state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"])
+    record = state.queues[queue]
+    return int(record["n_waiting"] + record["n_running"] + record["n_swapped"])
 
 
 @inner
