@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apex_sim.plan.precision import Precision
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.preset import Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES
 
@@ -64,6 +65,12 @@ class SchedulerSettings:
     max_graph_sequences: int | None = None
     prediction_log_sd: float = 0.0
     max_num_waiting: int | None = None
+    speculation: Speculation | None = None
+
+    @property
+    def n_draft_tokens(self) -> int:
+        """Tokens that a draft proposes for each sequence and step; 0 without speculation."""
+        return self.speculation.n_draft_tokens if self.speculation else 0
 
     @property
     def sorts_queue(self) -> bool:

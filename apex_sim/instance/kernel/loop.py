@@ -14,6 +14,7 @@ from apex_sim.instance.kernel.blocks import leave, push_back, release
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.record import count_gap, note_queues
+from apex_sim.instance.kernel.speculation import take_in_drafts
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -230,8 +231,11 @@ def _take_in(state: State, queue: int) -> None:
         request = state.requests[entry["request"]]
         if entry["samples"] == 0 or request["status"] != 2:
             continue
+        n_emitted = 1
+        if engine["n_draft_tokens"] > 0:
+            n_emitted = take_in_drafts(state, entry["request"], entry["samples"] - 1)
         request["pending"] -= 1
-        request["generated"] += 1
+        request["generated"] += n_emitted
         if request["generated"] == 1:
             request["first_s"] = now_s
         elif request["last_s"] == since_s:

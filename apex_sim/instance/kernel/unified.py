@@ -25,16 +25,19 @@ def advance_unified(state: State) -> None:
 def decide(state: State, queue: int) -> None:
     """Build the next batch."""
     record, running, requests = state.queues[queue], state.running, state.requests
-    budget = state.engine[0]["budget"]
+    engine, budget = state.engine[0], state.engine[0]["budget"]
     n_before = record["n_running"]
     index = 0
     while index < record["n_running"] and budget > 0:
         request = running[queue, index]
-        n_new = min(_schedulable(state, request), budget)
+        n_new, computed = min(_schedulable(state, request), budget), requests[request]["computed"]
+        if requests[request]["drafts"] > 0:
+            n_new = min(n_new + requests[request]["drafts"], budget, engine["max_model_len"] - 1 - computed)
         index += 1
         if n_new == 0:
             continue
-        fits, n_withdrawn, n_returned = _make_room(state, queue, request, requests[request]["computed"] + n_new)
+        n_ahead = min(computed + n_new + engine["n_draft_tokens"], engine["max_model_len"])
+        fits, n_withdrawn, n_returned = _make_room(state, queue, request, n_ahead)
         budget += n_returned
         index -= n_withdrawn
         if not fits:
