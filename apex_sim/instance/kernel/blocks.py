@@ -166,7 +166,6 @@ def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     entry["decodes"] = 1 if uncomputed == 1 and record["computed"] >= record["prompt"] else 0
     record["computed"] += n_new
     record["pending"] += min(samples, 1)
-    record["drafts"] = 0
     state.queues[queue]["n_entries"] += 1
 
 

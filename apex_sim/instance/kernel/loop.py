@@ -220,6 +220,7 @@ def _take_in(state: State, queue: int) -> None:
     """Deliver the tokens of the batch that has ended and let finished requests go."""
     engine, slot = state.engine[0], state.queues[queue]["taking"]
     now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
+    speculates = engine["n_draft_tokens"] > 0
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         n_samples += entry["samples"]
@@ -231,11 +232,8 @@ def _take_in(state: State, queue: int) -> None:
         request = state.requests[entry["request"]]
         if entry["samples"] == 0 or request["status"] != 2:
             continue
-        n_emitted = 1
-        if engine["n_draft_tokens"] > 0:
-            n_emitted = take_in_drafts(state, entry["request"], entry["samples"] - 1)
         request["pending"] -= 1
-        request["generated"] += n_emitted
+        request["generated"] += take_in_drafts(state, entry["request"], entry["samples"] - 1) if speculates else 1
         if request["generated"] == 1:
             request["first_s"] = now_s
         elif request["last_s"] == since_s:
