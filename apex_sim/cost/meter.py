@@ -40,6 +40,7 @@ class StageMeter:
         self.launch_s = 0.0
         self.slowdown_s = 0.0
         self.swap_s = 0.0
+        self.draft_s = 0.0
         self.dynamic_j = 0.0
 
     @classmethod
@@ -53,7 +54,7 @@ class StageMeter:
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])
-        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "swap_s", "dynamic_j"):
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "swap_s", "draft_s", "dynamic_j"):
             setattr(meter, name, float(totals[name]))
         return meter
 
@@ -76,6 +77,12 @@ class StageMeter:
             self._token_visits[price.knot + 1] += price.fraction
         self._head_visits[batch.n_sampled] += 1
 
+    def count_draft(self, device_s: float, dynamic_j: float) -> None:
+        """Add what a draft took beside a step."""
+        self.busy_s += device_s
+        self.draft_s += device_s
+        self.dynamic_j += dynamic_j
+
     def shares(self) -> list[OperatorShare]:
         """Return what each operator took, by what its price rests on; attention groups of one basis are not merged."""
         shares = []
@@ -91,6 +98,9 @@ class StageMeter:
                 ("decode_attention", decode, self._decode_s[index]),
             ):
                 shares.append(OperatorShare(name, table_of.basis, seconds, seconds * outside_frac))
+        if self.draft_s:
+            basis = Basis(self._stage.context.cost.name, "sum of the draft's operators")
+            shares.append(OperatorShare("draft", basis, self.draft_s, self.draft_s))
         return shares
 
     def operators_s(self) -> dict[str, float]:

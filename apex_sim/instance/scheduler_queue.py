@@ -139,7 +139,7 @@ class SchedulerQueue:
     def preempt(self, sequence: Sequence) -> None:
         """Take `sequence` off its blocks for recomputation; the caller puts it back."""
         self.release(sequence)
-        sequence.n_computed = 0
+        sequence.n_computed = sequence.n_drafts = 0
         sequence.n_preemptions += 1
 
     def swap_out(self, sequence: Sequence) -> None:
@@ -180,12 +180,15 @@ class SchedulerQueue:
 def schedule_tokens(sequence: Sequence, n_new: int) -> Entry:
     """Hand `n_new` tokens of `sequence` to the step being built.
 
-    The step samples a token if it computes the last one there is; that token is pending until the step ends.
+    The step samples a token if it computes the last one there is; that token is pending until the step ends.  Tokens
+    beyond are its drafts; those that were left out are forgotten.
     """
-    samples = n_new == sequence.n_uncomputed
-    entry = Entry(sequence, sequence.n_computed, n_new, samples, sequence.is_decoding)
+    n_drafts = n_new - sequence.n_uncomputed
+    samples = n_drafts >= 0
+    entry = Entry(sequence, sequence.n_computed, n_new, samples, sequence.is_decoding, max(n_drafts, 0))
     sequence.n_computed += n_new
     sequence.n_pending += samples
+    sequence.n_drafts = 0
     return entry
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.preset import Defaults, Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
 from apex_sim.units import GIB
@@ -39,12 +40,13 @@ def resolve_settings(
     max_num_waiting: int | None = None,
     preemption: str = "recompute",
     swap_bytes: float | None = None,
+    speculation: Speculation | None = None,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
     Asynchronous scheduling is only on without pipeline stages, as in all engines that have it (see the preset's
-    sources).  A research policy may be named under every preset.
+    sources).  A research policy may be named under every preset.  Speculation switches asynchronous scheduling off.
 
     Raises
     ------
@@ -60,6 +62,9 @@ def resolve_settings(
     if wants_async and (research or not preset.async_scheduling):
         what = f"policy {chosen!r}" if research else f"preset {preset.name}"
         raise InputError(f"{what} has no asynchronous scheduling", where=where, remedy="leave it out")
+    if speculation:
+        _check_speculation(speculation, chosen, bool(async_scheduling), where)
+        wants_async = False
     defaults = preset.defaults_on(device.name, device.memory_bytes, tp)
     default_budget = research.budget_tokens if research else defaults.budget_tokens[chosen]
     if not default_budget:
@@ -87,6 +92,7 @@ def resolve_settings(
         max_num_waiting=max_num_waiting,
         preemption=preemption,
         swap_bytes=_swap_bytes(preemption, swap_bytes, where),
+        speculation=speculation,
     )
     _check(settings, where)
     _check_order(settings, prediction_log_sd is not None, where)
@@ -104,6 +110,26 @@ def _swap_bytes(preemption: str, swap_bytes: float | None, where: str) -> float:
             remedy='leave it out, or set preemption = "swap"',
         )
     return 0.0
+
+
+def _check_speculation(speculation: Speculation, policy: str, wants_async: bool, where: str) -> None:
+    """Refuse what is not simulated beside speculation.
+
+    vLLM 0.10 and 0.11 refuse asynchronous scheduling with it (https://github.com/vllm-project/vllm/pull/19970 ), 0.12
+    lets users ask for it (pull/24799), later versions default to it (pull/31998).
+    """
+    if policy != "unified":
+        raise InputError(
+            f"speculation (draft {speculation.draft!r}) with policy {policy!r} is not simulated yet",
+            where=where,
+            remedy="use policy unified of preset vllm-1, or leave speculation out",
+        )
+    if wants_async:
+        raise InputError(
+            f"async_scheduling = true beside speculation (draft {speculation.draft!r}) is not simulated yet",
+            where=where,
+            remedy="leave async_scheduling out: speculation switches it off",
+        )
 
 
 def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apex_sim.plan.precision import Precision
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.preset import Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES
 
@@ -72,6 +73,13 @@ class SchedulerSettings:
     def swaps(self) -> bool:
         """Whether a preempted sequence keeps what it has computed, in the host's memory."""
         return self.preemption == "swap"
+
+    speculation: Speculation | None = None
+
+    @property
+    def n_draft_tokens(self) -> int:
+        """Tokens that a draft proposes for each sequence and step; 0 without speculation."""
+        return self.speculation.n_draft_tokens if self.speculation else 0
 
     @property
     def sorts_queue(self) -> bool:

@@ -180,7 +180,7 @@ def provenance_of(study: Study) -> Provenance:
         )
         if part.kind == "assumed"
     ]
-    assumed += _of_research(study)
+    assumed += _of_research(study) + _of_speculation(study)
     device = study.cluster.device
     assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
     return Provenance(
@@ -216,3 +216,21 @@ def _of_research(study: Study) -> list[str]:
         predictor = f"log-normal error of spread {spread:g}" if spread else "an exact predictor, which no server has"
         found.append(f"predicted output lengths: {predictor}")
     return found
+
+
+def _of_speculation(study: Study) -> list[str]:
+    """Return what a result with speculation rests on that nobody measured, and what speculation switched off."""
+    speculation = study.scheduler.speculation(f"study {study.name}, table [scheduler]")
+    if speculation is None:
+        return []
+    notes = [
+        f"speculation: {speculation.label}, the study's own figure, independent for each token",
+        f"draft {speculation.draft}: attention over several queries of a sequence is priced as more query heads, "
+        "which no kernel table holds",
+    ]
+    if study.preset.async_scheduling:
+        notes.append(
+            "asynchronous scheduling is off beside speculation: vLLM 0.11 refuses it, 0.12 and 0.13 have it on request "
+            "(https://github.com/vllm-project/vllm/pull/24799 ), which is not simulated yet"
+        )
+    return notes

@@ -93,6 +93,7 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         max_num_waiting=scheduler.max_num_waiting,
         preemption=scheduler.preemption,
         swap_bytes=scheduler.swap_bytes,
+        speculation=scheduler.speculation(f"study {study.name}, table [scheduler]"),
         where=f"study {study.name}, table [scheduler]",
     )
     settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))

@@ -100,6 +100,7 @@ def preempt(state: State, queue: int, request: int) -> None:
     """Take a request off its blocks for recomputation, and put it before all that wait, or where it belongs."""
     release(state, queue, request)
     state.requests[request]["computed"] = 0
+    state.requests[request]["drafts"] = 0
     state.requests[request]["preemptions"] += 1
     if state.engine[0]["is_sorted"] == 1:
         put_in_place(state, queue, request)
@@ -165,7 +166,7 @@ def is_decoding(state: State, request: int) -> bool:
 def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     """Hand `n_new` tokens of a request to the step being built; as `scheduler_queue.schedule_tokens`."""
     record, uncomputed = state.requests[request], n_uncomputed(state, request)
-    samples = 1 if n_new == uncomputed else 0
+    samples = max(0, n_new - uncomputed + 1)
     entry = state.entries[queue, state.queues[queue]["n_entries"]]
     entry["request"] = request
     entry["past"] = record["computed"]
@@ -173,7 +174,7 @@ def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     entry["samples"] = samples
     entry["decodes"] = 1 if uncomputed == 1 and record["computed"] >= record["prompt"] else 0
     record["computed"] += n_new
-    record["pending"] += samples
+    record["pending"] += min(samples, 1)
     state.queues[queue]["n_entries"] += 1
 
 

@@ -14,7 +14,8 @@ Records = NDArray[Any]
 
 #: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
 #: `room` is how many tokens its blocks are sure to hold, `place` where they begin if they were reserved in one piece,
-#: `on_host` how many blocks of it were swapped out.
+#: `on_host` how many blocks of it were swapped out, `number` the fleet's number of it, `drafts` how many tokens are
+#: proposed to follow.
 REQUEST: Final = np.dtype(
     [
         ("prompt", np.int64),
@@ -26,6 +27,8 @@ REQUEST: Final = np.dtype(
         ("pending", np.int64),
         ("blocks", np.int64),
         ("room", np.int64),
+        ("number", np.int64),
+        ("drafts", np.int64),
         ("preemptions", np.int64),
         ("seen", np.int64),
         ("cached", np.int64),
@@ -118,6 +121,9 @@ ENGINE: Final = np.dtype(
         ("is_sorted", np.int64),
         ("swaps", np.int64),
         ("most_waiting", np.int64),
+        ("n_draft_tokens", np.int64),
+        ("n_draft_passes", np.float64),
+        ("seed", np.int64),
         ("concurrent", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
@@ -177,13 +183,14 @@ STAGE: Final = np.dtype(
         ("launch_s", np.float64),
         ("slowdown_s", np.float64),
         ("swap_s", np.float64),
+        ("draft_s", np.float64),
         ("dynamic_j", np.float64),
         ("outside_s", np.float64),
         ("n_steps", np.int64),
     ]
 )
 
-#: One sequence's share of a step, as in `Entry`.
+#: One sequence's share of a step, as in `Entry`; `samples` counts the tokens that the head computes.
 ENTRY: Final = np.dtype(
     [("request", np.int64), ("past", np.int64), ("n_new", np.int64), ("samples", np.int64), ("decodes", np.int64)]
 )
@@ -234,6 +241,9 @@ class State(NamedTuple):
     unit_first : where each request's units begin.
     holes : (queues, holes, 2): place and size of each hole between reservations.
     swapped : (queues, sequences): requests whose blocks lie in the host's memory, first out first.
+    acceptance_frac : for each draft token, how often it is kept.
+    first_numbers, first_layout, next_numbers, next_layout : tables of a draft, as in `DraftCost`.
+    draft_sums, draft_attention_s : scratch for its price.
     """
 
     requests: Records
@@ -273,3 +283,10 @@ class State(NamedTuple):
     reserve: Records
     holes: Ints
     swapped: Ints
+    acceptance_frac: Floats
+    first_numbers: Floats
+    first_layout: Ints
+    next_numbers: Floats
+    next_layout: Ints
+    draft_sums: Floats
+    draft_attention_s: Floats
