@@ -23,6 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 SOURCES: Final = (
     "cost/decode_line.py",
     "cost/look_up.py",
+    "cost/rank_price.py",
     "cost/step_price.py",
     "cost/step_tables.py",
     "instance/kernel/*.py",

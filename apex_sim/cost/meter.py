@@ -30,6 +30,7 @@ class StageMeter:
         self._stage = stage
         self.idle_w = stage.power.idle_w
         self._token_visits = np.zeros(stage.tokens.kernel_s.shape[1])
+        self._joint_visits = np.zeros(stage.joint.kernel_s.shape[1] if stage.joint else 1)
         self._head_visits = np.zeros(stage.head.kernel_s.shape[1])
         self._prefill_s = [0.0] * len(stage.attention)
         self._decode_s = [0.0] * len(stage.attention)
@@ -43,11 +44,18 @@ class StageMeter:
 
     @classmethod
     def of_counts(
-        cls, stage: StageModel, token_visits: Floats, head_visits: Floats, attention_s: Floats, totals: Any
+        cls,
+        stage: StageModel,
+        token_visits: Floats,
+        joint_visits: Floats,
+        head_visits: Floats,
+        attention_s: Floats,
+        totals: Any,
     ) -> StageMeter:
         """Return the meter of a stage that the compiled engine has counted; `totals` is its record."""
         meter = cls(stage)
         meter._token_visits[:] = token_visits[: len(meter._token_visits)]
+        meter._joint_visits[:] = joint_visits[: len(meter._joint_visits)]
         meter._head_visits[:] = head_visits[: len(meter._head_visits)]
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
@@ -57,7 +65,7 @@ class StageMeter:
         return meter
 
     def count(self, batch: StepBatch, price: StagePrice, exposed_host_s: float) -> None:
-        """Add one step and the host time that delayed it."""
+        """Add one step and the host time that delayed it; of several ranks `batch` samples the most."""
         self.n_steps += 1
         self.busy_s += price.device_s
         self.host_s += exposed_host_s
@@ -72,12 +80,19 @@ class StageMeter:
         self._token_visits[price.knot] += 1 - price.fraction
         if price.fraction:
             self._token_visits[price.knot + 1] += price.fraction
+        if self._stage.joint:
+            self._joint_visits[price.joint_knot] += 1 - price.joint_fraction
+            if price.joint_fraction:
+                self._joint_visits[price.joint_knot + 1] += price.joint_fraction
         self._head_visits[batch.n_sampled] += 1
 
     def shares(self) -> list[OperatorShare]:
         """Return what each operator took, by what its price rests on; attention groups of one basis are not merged."""
         shares = []
-        for table, visits in ((self._stage.tokens, self._token_visits), (self._stage.head, self._head_visits)):
+        tables = [(self._stage.tokens, self._token_visits), (self._stage.head, self._head_visits)]
+        if self._stage.joint:
+            tables.append((self._stage.joint, self._joint_visits))
+        for table, visits in tables:
             spent = (table.kernel_s @ visits).tolist()
             outside = (np.where(table.in_range, 0.0, table.kernel_s) @ visits).tolist()
             shares += [OperatorShare(*row) for row in zip(table.names, table.bases, spent, outside, strict=True)]

@@ -7,6 +7,7 @@ what each operator took follows afterwards from how often each table cell was vi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +15,19 @@ import numpy as np
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
-from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS
+from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS, locate
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
-from apex_sim.cost.operators import StageContext, attention_groups, head_operators, tokenwise_operators
+from apex_sim.cost.operators import (
+    StageContext,
+    attention_groups,
+    head_operators,
+    joint_operators,
+    tokenwise_operators,
+)
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel, power_model
 from apex_sim.cost.prefill_table import PrefillTable, tabulate_prefill
+from apex_sim.cost.rank_price import price_ranks
 from apex_sim.cost.stage_tables import replace_power, tabulate_stage
 from apex_sim.cost.step_batch import StepBatch, Window
 from apex_sim.cost.step_price import price_step
@@ -34,7 +42,8 @@ class StagePrice:
     """Price of one step on one stage: device time and energy above idle of each of the stage's devices.
 
     `knot` and `fraction` say where in the token table the price was read; `prefill_s` and `decode_s` are the attention
-    launches by group of layers, `outside_s` what of them lies outside the data.
+    launches by group of layers, `outside_s` what of them lies outside the data; the last two are those of the table of
+    what attention ranks do together.
     """
 
     device_s: float
@@ -46,6 +55,8 @@ class StagePrice:
     prefill_s: tuple[float, ...]
     decode_s: tuple[float, ...]
     outside_s: float
+    joint_knot: int = 0
+    joint_fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +69,22 @@ class StageModel:
     attention: tuple[tuple[PrefillTable, DecodeTable], ...]
     power: PowerModel
     tables: StageTables
+    joint: OperatorTable | None = None
+
+    @property
+    def n_joint_knots(self) -> int:
+        """Knots of the table of what attention ranks do together, 0 if there is but one rank."""
+        return self.joint.kernel_s.shape[1] if self.joint else 0
 
     def price(self, batch: StepBatch) -> StagePrice:
-        """Return what `batch` costs on this stage.
+        """Return what `batch` costs on this stage; of several attention ranks each has one like it.
 
         Raises
         ------
         ValueError : more tokens than the tables were built for; the scheduler's budget forbids it.
         """
+        if self.joint:
+            return self.price_ranks([batch] * self.context.shape.attention_dp)
         attention_s = np.zeros((2, len(self.attention)))
         device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
             self.tables.numbers, self.tables.layout, batch.sums(), attention_s
@@ -73,6 +92,22 @@ class StageModel:
         prefill_s, decode_s = attention_s.tolist()
         return StagePrice(
             device_s, dynamic_j, launch_s, slowdown_s, knot, fraction, tuple(prefill_s), tuple(decode_s), outside_s
+        )
+
+    def price_ranks(self, batches: Sequence[StepBatch]) -> StagePrice:
+        """Return what a step costs whose attention ranks have these batches; errors as in `price`."""
+        price = price_ranks(self.tables, [batch.sums() for batch in batches], len(self.attention))
+        prefill_s, decode_s = price.attention_s.tolist()
+        return StagePrice(
+            price.device_s,
+            price.dynamic_j,
+            price.launch_s,
+            price.slowdown_s,
+            *locate(price.n_own),
+            tuple(prefill_s),
+            tuple(decode_s),
+            price.outside_s,
+            *locate(price.n_joint),
         )
 
     def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
@@ -151,8 +186,15 @@ def _stage_model(context: StageContext, windows: tuple[Window, ...]) -> StageMod
         for group in groups
     )
     tokens = tabulate_operators(list(tokenwise_operators(context, token_knots[1:])), len(token_knots))
+    joint = _joint_table(context, max_tokens) if context.shape.attention_dp > 1 else None
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
     power = power_model(context.cluster.device)
     classes = [windows.index(group.window) for group in groups]
-    tables = tabulate_stage(context, tokens, head, attention, classes, power)
-    return StageModel(context, tokens, head, attention, power, tables)
+    tables = tabulate_stage(context, tokens, joint, head, attention, classes, power)
+    return StageModel(context, tokens, head, attention, power, tables, joint)
+
+
+def _joint_table(context: StageContext, max_tokens: int) -> OperatorTable:
+    """Return the table of what the attention ranks do together, by the tokens of all of them."""
+    token_knots = knots(max_tokens * context.shape.attention_dp)
+    return tabulate_operators(list(joint_operators(context, token_knots[1:])), len(token_knots))

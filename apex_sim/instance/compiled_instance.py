@@ -138,6 +138,7 @@ def start(
         numbers=np.concatenate(numbers),
         layout=np.concatenate(layouts),
         token_visits=np.zeros((n_stages, max(len(stage.tokens.totals_s) for stage in step_model.stages) + 1)),
+        joint_visits=np.zeros((n_stages, max(stage.n_joint_knots for stage in step_model.stages) + 1)),
         head_visits=np.zeros((n_stages, max(len(stage.head.totals_s) for stage in step_model.stages))),
         attention_s=np.zeros((n_stages, 2, n_groups)),
         gaps=np.zeros(N_BINS, dtype=np.int64),
@@ -150,6 +151,8 @@ def start(
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
+        rank_sums=np.zeros((n_queues, len(step_model.windows) * 3 + 6)),
+        most=np.zeros(len(step_model.windows) * 3 + 6),
         **_units(units if prefixes else [()] * n),
     )
     _reserve(state, settings.reservation)
@@ -210,6 +213,8 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["host_holder"], engine["until_s"] = -1, np.inf
+    ranks = shape.preset.ranks if shape.attention_dp > 1 else None
+    engine["n_ranks"], engine["waiting_weight"] = shape.attention_dp, (ranks.waiting_weight or 0) if ranks else 1
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
@@ -244,7 +249,12 @@ def served_of(state: State, requests: at.Records, step_model: StepModel) -> Serv
     rows, _, _, n_steps = state.sampling.tolist()
     meters = tuple(
         StageMeter.of_counts(
-            stage, state.token_visits[index], state.head_visits[index], state.attention_s[index], state.stages[index]
+            stage,
+            state.token_visits[index],
+            state.joint_visits[index],
+            state.head_visits[index],
+            state.attention_s[index],
+            state.stages[index],
         )
         for index, stage in enumerate(step_model.stages)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apex_sim.cost.decode_line import line_s
@@ -58,6 +59,14 @@ class Pipeline:
             self.free_s[index] = arrives_s = begin_s + price.device_s
             start_s = begin_s if index == 0 else start_s
         return start_s, arrives_s
+
+    def run_ranks(self, batches: Sequence[StepBatch], decided_s: float, ready_s: float) -> tuple[float, float]:
+        """Send a step of several attention ranks through the only stage; return when it starts and ends."""
+        price = self._stages[0].price_ranks(batches)
+        fullest = max(batches, key=lambda batch: batch.n_sampled)
+        begin_s = self._occupy(0, fullest, price, decided_s, ready_s)
+        self.free_s[0] = begin_s + price.device_s
+        return begin_s, self.free_s[0]
 
     def _occupy(self, index: int, batch: StepBatch, price: StagePrice, decided_s: float, arrives_s: float) -> float:
         """Count waiting, exposed host time and work of a batch on a stage; return when it begins."""

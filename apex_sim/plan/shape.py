@@ -98,9 +98,19 @@ class Shape:
         return len(self.stages)
 
     @property
+    def attention_dp(self) -> int:
+        """Ranks with attention, queue and KV cache of their own, which run their steps together (1: not split)."""
+        return self.stages[0].attention.attention_dp
+
+    @property
+    def ep(self) -> int:
+        """Ranks that the experts are spread over, each expert whole on one (1: every device holds a part of each)."""
+        return self.stages[0].ffn.ep
+
+    @property
     def n_queues(self) -> int:
-        """Scheduler queues, each with its part of the KV blocks: one for each batch in flight, or one in all."""
-        return self.pp if self._queue_per_batch else 1
+        """Scheduler queues with a part of the KV blocks: one for each attention rank or batch in flight, or one."""
+        return self.pp if self._queue_per_batch else self.attention_dp
 
     @property
     def n_in_flight(self) -> int:
@@ -115,7 +125,8 @@ class Shape:
     def label(self) -> str:
         """Short name for tables, such as "TP4 PP2 fp8"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
-        return f"TP{self.tp} PP{self.pp}{split} {self.precision.label}"
+        spread = [f"{name}{n} " for name, n in (("ADP", self.attention_dp), ("EP", self.ep)) if n > 1]
+        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}"
 
     @property
     def is_balanced(self) -> bool:
@@ -144,8 +155,16 @@ def balanced_split(n_layers: int, pp: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def tensor_pipeline_stages(layers: tuple[int, ...], tp: int) -> tuple[Stage, ...]:
-    """Return stages of `layers` layers each, every cell sharded over `tp` devices."""
-    cell = CellParallelism(tp=tp)
+def tensor_pipeline_stages(
+    layers: tuple[int, ...], tp: int, attention_dp: int = 1, *, ep: bool = False
+) -> tuple[Stage, ...]:
+    """Return stages of `layers` layers each, on `tp` x `attention_dp` devices.
+
+    Attention is sharded over `tp` of them, which serve requests of their own; so are dense layers and shared experts.
+    Routed experts are sharded over all, or with `ep` each is held whole by one: vLLM without and with
+    --enable-expert-parallel (vllm/model_executor/layers/fused_moe/config.py, FusedMoEParallelConfig.make).
+    """
+    attention, n_devices = CellParallelism(tp=tp, attention_dp=attention_dp), tp * attention_dp
+    ffn = CellParallelism(ep=n_devices) if ep else CellParallelism(tp=n_devices)
     firsts = [sum(layers[:index]) for index in range(len(layers))]
-    return tuple(Stage(first, n, cell, cell) for first, n in zip(firsts, layers, strict=True))
+    return tuple(Stage(first, n, attention, ffn) for first, n in zip(firsts, layers, strict=True))

@@ -82,15 +82,18 @@ class Scenario:
         return run
 
 
+#: Policies of engines with attention DP.
+RANKED = ("unified", "sglang", "no-evict", "max-utilization")
+
+
 @cache
-def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
+def _step_model(model_name: str, preset_name: str, pp: int, attention_dp: int = 1, ep: bool = False) -> StepModel:
     model, cluster, preset = load_model(model_name), load_cluster("4xh100-sxm"), load_preset(preset_name)
     settings = replace(
         resolve_settings(preset, cluster.device, LONGEST), max_num_seqs=16, max_num_batched_tokens=2 * LONGEST
     )
-    shape = Shape(
-        "h100-sxm", tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1), Precision(), settings, preset
-    )
+    stages = tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1, attention_dp, ep=ep)
+    shape = Shape("h100-sxm", stages, Precision(), settings, preset)
     return compile_step_model(model, cluster, shape, Roofline(cluster.device))
 
 
@@ -110,13 +113,24 @@ def _budget(policy: str, rng: np.random.Generator) -> int:
     return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
 
 
+def _ranks(rng: np.random.Generator, policy: str) -> tuple[int, bool]:
+    """Return how many ranks attention has, and whether each holds whole experts."""
+    if policy not in RANKED or rng.random() < 0.8:
+        return 1, False
+    return int(rng.choice([2, 2, 4])), bool(rng.random() < 0.8)
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
     policy = str(rng.choice(NAMES))
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
-    step_model = _step_model(model_name, _preset_of(policy, rng), pp)
+    preset_name = _preset_of(policy, rng)
+    attention_dp, ep = _ranks(rng.spawn(1)[0], policy)
+    if attention_dp > 1:
+        model_name, pp = "gpt-oss-20b", 1
+    step_model = _step_model(model_name, preset_name, pp, attention_dp, ep)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
@@ -277,6 +291,10 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "asynchronous": int(settings.async_scheduling),
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
+            "attention DP": int(scenario.shape.attention_dp > 1),
+            "attention DP and preempted": int(
+                scenario.shape.attention_dp > 1 and reference.requests.n_preemptions.any()
+            ),
             "closed loop": int(scenario.workload.load.kind == "closed"),
             "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
             "least-outstanding": int(depends and scenario.router == "least-outstanding"),

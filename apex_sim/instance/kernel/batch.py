@@ -19,7 +19,7 @@ def send_batch(state: State, queue: int) -> None:
     engine, record = state.engine[0], state.queues[queue]
     n_entries = record["n_entries"]
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
-    _sum_up(state, queue)
+    sum_up(state, queue)
     is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
@@ -53,7 +53,7 @@ def _is_same(state: State, queue: int, slot: int) -> bool:
 
 
 @inner
-def _sum_up(state: State, queue: int) -> None:
+def sum_up(state: State, queue: int) -> None:
     """Sum up the batch as `StepBatch` does."""
     sums, growing, room, windows = state.sums, state.growing, state.room, state.windows
     sums[:] = 0.0
@@ -124,12 +124,12 @@ def _through_stages(state: State, decided_s: float, ready_s: float) -> float:
     arrives_s = ready_s
     for stage in range(len(state.stages)):
         device_s, _ = _price(state, stage)
-        arrives_s = _occupy(state, stage, decided_s, arrives_s, device_s)
+        arrives_s = occupy(state, stage, decided_s, arrives_s, device_s)
     return arrives_s
 
 
 @inner
-def _occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
+def occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
     """Let a stage work from when it is free; count waiting and exposed host time; return the end."""
     record = state.stages[stage]
     begin_s = max(arrives_s, record["free_s"])
@@ -167,7 +167,7 @@ def _along_line(state: State, queue: int) -> float:
         for group in range(state.line.shape[1]):
             state.line[0, group] = state.price_s[1, group]
     engine["line_done"] += 1
-    _occupy(state, only, record["decided_s"], engine["now_s"], device_s)
+    occupy(state, only, record["decided_s"], engine["now_s"], device_s)
     end_s = engine["line_start_s"] + line_s(engine["line_first_s"], engine["line_growth_s"], engine["line_done"])
     stage["free_s"] = end_s
     return float(end_s)
@@ -176,9 +176,11 @@ def _along_line(state: State, queue: int) -> float:
 @inner
 def sample_step(state: State, queue: int, end_s: float) -> None:
     """Keep the step that was just sent."""
-    engine, record, row = state.engine[0], state.queues[queue], state.sampling[0] - 1
+    engine, record, row, n_sequences = state.engine[0], state.queues[queue], state.sampling[0] - 1, 0
+    for rank in range(engine["n_ranks"]):
+        n_sequences += state.queues[queue + rank]["n_entries"]
     steps = state.steps
     steps[row, 0], steps[row, 1], steps[row, 2] = record["decided_s"], engine["last_begin_s"], end_s
     steps[row, 3], steps[row, 4] = state.sums[of.N_PREFILL_TOKENS], state.sums[of.N_DECODE]
-    steps[row, 5], steps[row, 6] = record["n_entries"], engine["n_waiting"]
+    steps[row, 5], steps[row, 6] = n_sequences, engine["n_waiting"]
     steps[row, 7], steps[row, 8] = engine["n_running"], engine["n_blocks_used"]

@@ -1,7 +1,6 @@
 """What happens next?  The loops of an instance's queues, between one decision and the next.
 
-The order at one instant is the reference's: batches end and the host becomes free, then requests arrive, then
-schedulers decide.
+At one instant batches end and the host becomes free, then requests arrive, then schedulers decide.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from apex_sim.instance.kernel.batch import send_batch
 from apex_sim.instance.kernel.blocks import leave, push_back, release
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
+from apex_sim.instance.kernel.ranks import send_ranks
 from apex_sim.instance.kernel.record import count_gap, note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -27,7 +27,8 @@ def until_decision(state: State) -> int:
             queue = _next_host_waiter(state)
             engine["host_holder"] = queue
             queues[queue]["decided_s"] = engine["now_s"]
-            queues[queue]["n_entries"] = 0
+            for rank in range(engine["n_ranks"]):
+                queues[queue + rank]["n_entries"] = 0
             return queue
         first = _first_queue(state)
         first_s = np.inf if first < 0 else queues[first]["wait_s"]
@@ -42,9 +43,12 @@ def until_decision(state: State) -> int:
         engine["now_s"] = max(engine["now_s"], first_s)
         goes_on = True
         if queues[first]["phase"] == at.ON_HOST:
-            send_batch(state, first)
             engine["host_holder"] = -1
-            take_leap(state, first)
+            if engine["n_ranks"] > 1:
+                send_ranks(state)
+            else:
+                send_batch(state, first)
+                take_leap(state, first)
             goes_on = _may_decide_again(state, first)
         else:
             _take_in(state, first)
@@ -88,7 +92,7 @@ def _may_decide_again(state: State, queue: int) -> bool:
 @inner
 def _enqueue(state: State) -> None:
     """Put the next request into the least loaded queue, or refuse it if too many wait."""
-    engine, best = state.engine[0], _least_loaded(state)
+    engine, best = state.engine[0], _place_of_next(state)
     request = state.coming[engine["first_coming"]]
     state.requests[request]["queued_s"] = state.coming_s[engine["first_coming"]]
     engine["first_coming"] += 1
@@ -100,8 +104,10 @@ def _enqueue(state: State) -> None:
         put_in_place(state, best, request)
     else:
         push_back(state, best, request)
-    if state.queues[best]["phase"] == at.IDLE:
-        _go_on(state, best)
+    engine["n_placed"] += 1
+    leader = 0 if engine["n_ranks"] > 1 else best
+    if state.queues[leader]["phase"] == at.IDLE:
+        _go_on(state, leader)
 
 
 @inner
@@ -124,10 +130,13 @@ def _refuse(state: State, request: int) -> None:
 
 
 @inner
-def _least_loaded(state: State) -> int:
-    best, least = 0, len(state.requests) + 1
+def _place_of_next(state: State) -> int:
+    """Return the least loaded queue by the engine's rule, or, where it has none, the next in turn."""
+    engine, best, least = state.engine[0], int(state.engine[0]["n_placed"] % len(state.queues)), np.inf
+    if engine["waiting_weight"] == 0:
+        return best
     for queue in range(len(state.queues)):
-        n = _n_unfinished(state, queue)
+        n = engine["waiting_weight"] * state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"]
         if n < least:
             best, least = queue, n
     return best
@@ -135,7 +144,11 @@ def _least_loaded(state: State) -> int:
 
 @inner
 def _n_unfinished(state: State, queue: int) -> int:
-    return int(state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"])
+    """Return how many requests a loop has in all its ranks."""
+    n = 0
+    for rank in range(state.engine[0]["n_ranks"]):
+        n += state.queues[queue + rank]["n_waiting"] + state.queues[queue + rank]["n_running"]
+    return int(n)
 
 
 @inner
@@ -172,8 +185,10 @@ def _wait_for_oldest(state: State, queue: int) -> None:
     record = state.queues[queue]
     if record["n_flight"] == 0:
         record["phase"] = at.IDLE
-        record["start_ratio"], record["n_decays"] = state.reserve[0]["first_ratio"], 0
-        record["is_full"], record["n_seats"] = 0, 0
+        for rank in range(state.engine[0]["n_ranks"]):
+            resting = state.queues[queue + rank]
+            resting["start_ratio"], resting["n_decays"] = state.reserve[0]["first_ratio"], 0
+            resting["is_full"], resting["n_seats"] = 0, 0
         return
     record["taking"] = record["first_flight"]
     record["wait_s"] = state.flight_ends_s[queue, record["first_flight"]]
@@ -186,12 +201,15 @@ def _wait_for_oldest(state: State, queue: int) -> None:
 def hand_over(state: State, queue: int) -> None:
     """Spend the host's time on the batch that was decided; without one, try once more or wait."""
     record, engine = state.queues[queue], state.engine[0]
-    _note_scheduled(state, queue)
-    if record["n_entries"] > 0:
+    most = 0
+    for rank in range(engine["n_ranks"]):
+        _note_scheduled(state, queue + rank)
+        most = max(most, state.queues[queue + rank]["n_entries"])
+    if most > 0:
         note_queues(state)
         record["n_left_waiting"] = record["n_waiting"]
         record["phase"] = at.ON_HOST
-        record["host_s"] = engine["host_step_s"] + engine["host_sequence_s"] * record["n_entries"]
+        record["host_s"] = engine["host_step_s"] + engine["host_sequence_s"] * most
         record["wait_s"] = engine["now_s"] + record["host_s"]
         return
     engine["host_holder"] = -1
@@ -217,14 +235,21 @@ def _note_scheduled(state: State, queue: int) -> None:
 @inner
 def _take_in(state: State, queue: int) -> None:
     """Deliver the tokens of the batch that has ended and let finished requests go."""
-    engine, slot = state.engine[0], state.queues[queue]["taking"]
-    now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
-    for index in range(state.flight_sizes[queue, slot]):
-        entry = state.flights[queue, slot, index]
-        n_samples += entry["samples"]
+    engine, slot, n_samples = state.engine[0], state.queues[queue]["taking"], 0
+    for rank in range(queue, queue + engine["n_ranks"]):
+        for index in range(state.flight_sizes[rank, slot]):
+            n_samples += state.flights[rank, slot, index]["samples"]
     engine["barren_steps"] = 0 if n_samples > 0 else engine["barren_steps"] + 1
     if engine["barren_steps"] > len(state.queues) * engine["depth"] * engine["max_model_len"]:
         engine["error"] = at.NO_PROGRESS
+    for rank in range(queue, queue + engine["n_ranks"]):
+        _deliver(state, rank, slot)
+
+
+@inner
+def _deliver(state: State, queue: int, slot: int) -> None:
+    """Deliver the tokens of one queue's part of a step."""
+    now_s, since_s, n_gaps = state.engine[0]["now_s"], np.nan, 0
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         request = state.requests[entry["request"]]

@@ -111,6 +111,9 @@ ENGINE: Final = np.dtype(
         ("is_sorted", np.int64),
         ("most_waiting", np.int64),
         ("concurrent", np.int64),
+        ("n_ranks", np.int64),
+        ("waiting_weight", np.int64),
+        ("n_placed", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
         ("frontend_s", np.float64),
@@ -210,7 +213,7 @@ class State(NamedTuple):
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
     numbers, layout : tables of all stages.
-    token_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): spent on prefill and decode.
+    token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
     line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
@@ -219,6 +222,7 @@ class State(NamedTuple):
     units : records of all prompts' units, and behind them of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
+    rank_sums : sums of each attention rank's batch; `most` : the most that a rank has.
     """
 
     requests: Records
@@ -240,6 +244,7 @@ class State(NamedTuple):
     numbers: Floats
     layout: Ints
     token_visits: Floats
+    joint_visits: Floats
     head_visits: Floats
     attention_s: Floats
     gaps: Ints
@@ -256,3 +261,5 @@ class State(NamedTuple):
     unit_first: Ints
     unit_held: Ints
     reserve: Records
+    rank_sums: Floats
+    most: Floats
