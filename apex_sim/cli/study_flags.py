@@ -101,6 +101,12 @@ PLAN_FLAGS: Final = (
     click.option("--pp", "space__pp", type=Degrees(), metavar="N,...", help="Pipeline stages."),
     click.option("--dp", "space__dp", type=Degrees(), metavar="N,...", help="Numbers of instances."),
     click.option(
+        "--attention-dp", "space__attention_dp", type=Degrees(), metavar="N,...", help="Attention ranks of an instance."
+    ),
+    click.option(
+        "--ep/--no-ep", "space__ep", default=None, help="Whether devices hold whole experts; with attention DP they do."
+    ),
+    click.option(
         "--layers", "space__layers", type=Degrees(), metavar="N,...", help="Layers of each stage, such as 19,20,20,21."
     ),
     click.option(

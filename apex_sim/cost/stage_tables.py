@@ -45,11 +45,11 @@ class _Packer:
 def tabulate_stage(
     context: StageContext,
     tokens: OperatorTable,
-    joint: OperatorTable | None,
     head: OperatorTable,
     attention: Sequence[tuple[PrefillTable, DecodeTable]],
     classes: Sequence[int],
     power: PowerModel,
+    joint: OperatorTable | None = None,
 ) -> StageTables:
     """Return the tables of one stage; `classes` holds the attention class of each group.
 

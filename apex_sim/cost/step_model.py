@@ -190,7 +190,7 @@ def _stage_model(context: StageContext, windows: tuple[Window, ...]) -> StageMod
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
     power = power_model(context.cluster.device)
     classes = [windows.index(group.window) for group in groups]
-    tables = tabulate_stage(context, tokens, joint, head, attention, classes, power)
+    tables = tabulate_stage(context, tokens, head, attention, classes, power, joint)
     return StageModel(context, tokens, head, attention, power, tables, joint)
 
 

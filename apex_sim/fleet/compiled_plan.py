@@ -38,9 +38,6 @@ def compiled_way(plan: Plan, workload: Workload) -> Callable[..., FleetRun] | No
     """Return how the compiled engine serves `workload` with `plan`; None if it lacks a policy or cannot look ahead."""
     if not all(shape.scheduler.policy in COMPILED_POLICIES for shape, _ in plan.instances):
         return None
-    is_hashed = workload.requests.hash_block_tokens is not None
-    if any(shape.attention_dp > 1 and shape.scheduler.prefix_cache and is_hashed for shape, _ in plan.instances):
-        return None  # one cache for each rank: the reference alone has them
     if is_static(plan, workload):
         return serve_statically
     return serve_dependently if may_depend(plan, workload) else None

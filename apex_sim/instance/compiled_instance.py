@@ -153,7 +153,7 @@ def start(
         reserve=np.zeros(1, dtype=at.RESERVE),
         rank_sums=np.zeros((n_queues, len(step_model.windows) * 3 + 6)),
         most=np.zeros(len(step_model.windows) * 3 + 6),
-        **_units(units if prefixes else [()] * n),
+        **_units(units if prefixes else [()] * n, n_queues),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
@@ -162,7 +162,9 @@ def start(
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
     if prefixes:
         state.engine[0]["unit_tokens"], state.engine[0]["unit_blocks"] = prefixes.unit_tokens, prefixes.unit_blocks
-        start_queue(state.engine[0], state.units, memory.n_blocks)
+        n_records = len(state.units) // n_queues
+        for index, queue in enumerate(state.queues):
+            start_queue(queue, state.units, index * n_records, n_records, memory.n_blocks // n_queues)
     numbers_at = layout_at = 0
     for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
         stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
@@ -171,15 +173,15 @@ def start(
     return state
 
 
-def _units(full: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Return the units of all prompts, numbered from 0, one request after the other, and their records.
+def _units(full: Sequence[tuple[int, ...]], n_queues: int) -> dict[str, Any]:
+    """Return the units of all prompts, numbered from 0, one request after the other, and their records in each queue.
 
-    The free queue needs a record for each unit and one more for each gap between two.
+    A queue's free blocks need a record for each unit and one more for each gap between two.
     """
     counts = np.array([len(units) for units in full], dtype=np.int64)
     flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
     distinct, numbers = np.unique(flat, return_inverse=True)
-    records = np.zeros(2 * len(distinct) + 3, dtype=at.UNIT)
+    records = np.zeros(n_queues * (2 * len(distinct) + 3), dtype=at.UNIT)
     records["references"] = -1
     return {
         "units": records,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import simpy
@@ -99,15 +99,11 @@ class ReferenceInstance:
         settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
         self._depth = shape.n_in_flight
         self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
+        own = replace(memory, n_blocks=memory.n_blocks // n_queues)
         self.queues = [
             SchedulerQueue(
                 settings,
-                BlockPool(
-                    memory.n_blocks // n_queues,
-                    memory.layout,
-                    preset.watermark_frac,
-                    prefix_cache_of(settings, memory, unit_tokens),
-                ),
+                BlockPool(own.n_blocks, own.layout, preset.watermark_frac, prefix_cache_of(settings, own, unit_tokens)),
             )
             for _ in range(n_queues)
         ]

@@ -46,6 +46,8 @@ class Plan:
                     "role": shape.role,
                     "tp": shape.tp,
                     "pp": shape.pp,
+                    "attention_dp": shape.attention_dp,
+                    "ep": shape.ep,
                     "layers": [stage.n_layers for stage in shape.stages],
                     "weight_dtype": shape.precision.weight,
                     "activation_dtype": shape.precision.activation,

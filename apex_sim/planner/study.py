@@ -54,6 +54,8 @@ class SpaceEntry(StrictModel):
     tp: list[int] = Field(default_factory=list)
     pp: list[int] = Field(default_factory=list)
     dp: list[int] = Field(default_factory=list)
+    attention_dp: list[int] = Field(default_factory=lambda: [1], min_length=1)
+    ep: bool | None = Field(default=None, description="whole experts on each device; by default with attention DP only")
     layers: list[int] = Field(default_factory=list, description="layers of each pipeline stage; empty: balanced")
     router: str = "round-robin"
     allow_idle: bool = False
@@ -180,7 +182,7 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
     """Return the study that `data`, in the layout of the file, describes; errors as in `load_study`."""
     file = check(StudyFile, data, where)
     _require_known("kv_dtypes", file.space.kv_dtypes, KV_DTYPES, where)
-    for key in ("tp", "pp", "dp", "layers"):
+    for key in ("tp", "pp", "dp", "attention_dp", "layers"):
         if any(degree < 1 for degree in getattr(file.space, key)):
             raise InputError(
                 "a degree below 1", where=f"{where}, key 'space.{key}'", remedy="give whole numbers from 1"

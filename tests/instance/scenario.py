@@ -115,7 +115,7 @@ def _budget(policy: str, rng: np.random.Generator) -> int:
 
 def _ranks(rng: np.random.Generator, policy: str) -> tuple[int, bool]:
     """Return how many ranks attention has, and whether each holds whole experts."""
-    if policy not in RANKED or rng.random() < 0.8:
+    if policy not in RANKED or rng.random() < (0.6 if policy == "unified" else 0.8):
         return 1, False
     return int(rng.choice([2, 2, 4])), bool(rng.random() < 0.8)
 
@@ -129,7 +129,7 @@ def draw(rng: np.random.Generator) -> Scenario:
     preset_name = _preset_of(policy, rng)
     attention_dp, ep = _ranks(rng.spawn(1)[0], policy)
     if attention_dp > 1:
-        model_name, pp = "gpt-oss-20b", 1
+        model_name, pp = ("gpt-oss-20b" if model_name == "gpt-oss-20b" else "mixtral-8x7b"), 1
     step_model = _step_model(model_name, preset_name, pp, attention_dp, ep)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
@@ -170,7 +170,8 @@ def draw(rng: np.random.Generator) -> Scenario:
         shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
     layout = KvLayout(block_size, 1, windows)
     least = layout.blocks_for(LONGEST)
-    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    scale = float(rng.choice([1.1, 1.5, 2.0, 8.0]))
+    n_blocks = shape.n_queues * int(least * (scale if attention_dp == 1 or scale == 8.0 else 1.02) + 8)
     workload = _workload(rng)
     dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
     memory = Memory((), layout, n_blocks)
@@ -292,6 +293,9 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
             "attention DP": int(scenario.shape.attention_dp > 1),
+            "attention DP and prefix hits": int(
+                scenario.shape.attention_dp > 1 and reference.requests.cached_tokens.any()
+            ),
             "attention DP and preempted": int(
                 scenario.shape.attention_dp > 1 and reference.requests.n_preemptions.any()
             ),

@@ -46,6 +46,7 @@ HELD = (
     "shortest-predicted-first",
     "cap on waiting",
     "refused",
+    "attention DP",
 )
 
 
@@ -234,6 +235,28 @@ RULES = {
         "../../fleet/dependent_fleet.py",
         "rank, place in sorted(events)",
         "rank, place in sorted(events, key=lambda event: (event[0], -event[2]))",
+    ),
+    "attention DP: the host takes the time of the fullest rank": (
+        "loop.py",
+        'most = max(most, state.queues[queue + rank]["n_entries"])',
+        'most = max(1, state.queues[queue]["n_entries"])',
+    ),
+    "attention DP: a step waits for the slowest rank": ("ranks.py", "if spent_s > longest_s:", "if rank == 0:"),
+    "attention DP: in a graph all ranks are padded to the largest": (
+        "ranks.py",
+        "n_own * n_ranks if in_graph else",
+        "n_own * n_ranks if n_own < 0 else",
+    ),
+    "attention DP: a rank without work brings a dummy batch": (
+        "ranks.py",
+        "n_joint += n_own if n_own > 0 else n_dummy",
+        "n_joint += n_own",
+    ),
+    "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),
+    "attention DP: prefixes are cached by rank": (
+        "prefixes.py",
+        'state.unit_numbers[index] += state.queues[queue]["first_unit"]',
+        "pass",
     ),
     "requests reach the scheduler after the frontend": ("../compiled_instance.py", "+ delay_s", "+ 0.0 * delay_s"),
 }

@@ -12,6 +12,7 @@ from apex_sim.instance.kernel.batch import send_batch
 from apex_sim.instance.kernel.blocks import leave, push_back, release
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
+from apex_sim.instance.kernel.prefixes import settle_units
 from apex_sim.instance.kernel.ranks import send_ranks
 from apex_sim.instance.kernel.record import count_gap, note_queues
 from apex_sim.instance.kernel.state import State
@@ -104,6 +105,7 @@ def _enqueue(state: State) -> None:
         put_in_place(state, best, request)
     else:
         push_back(state, best, request)
+    settle_units(state, best, request)
     engine["n_placed"] += 1
     leader = 0 if engine["n_ranks"] > 1 else best
     if state.queues[leader]["phase"] == at.IDLE:
@@ -133,9 +135,7 @@ def _refuse(state: State, request: int) -> None:
 def _place_of_next(state: State) -> int:
     """Return the least loaded queue by the engine's rule, or, where it has none, the next in turn."""
     engine, best, least = state.engine[0], int(state.engine[0]["n_placed"] % len(state.queues)), np.inf
-    if engine["waiting_weight"] == 0:
-        return best
-    for queue in range(len(state.queues)):
+    for queue in range(len(state.queues) if engine["waiting_weight"] > 0 else 0):
         n = engine["waiting_weight"] * state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"]
         if n < least:
             best, least = queue, n

@@ -45,7 +45,7 @@ UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after"
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
 #: batches handed over in a row that held the same decodes.  From `under_way` (the request under way plus one, or 0) on
-#: they are those of `Admission`.
+#: they are those of `Admission`; the last five say where its units lie and which blocks of them are free.
 QUEUE: Final = np.dtype(
     [
         ("phase", np.int64),
@@ -71,6 +71,11 @@ QUEUE: Final = np.dtype(
         ("n_seats", np.int64),
         ("n_decays", np.int64),
         ("start_ratio", np.float64),
+        ("first_unit", np.int64),
+        ("end_units", np.int64),
+        ("first_free", np.int64),
+        ("last_free", np.int64),
+        ("spare", np.int64),
     ]
 )
 
@@ -97,9 +102,6 @@ ENGINE: Final = np.dtype(
         ("max_num_seqs", np.int64),
         ("unit_tokens", np.int64),
         ("unit_blocks", np.int64),
-        ("first_free", np.int64),
-        ("last_free", np.int64),
-        ("spare", np.int64),
         ("budget", np.int64),
         ("max_model_len", np.int64),
         ("block_size", np.int64),
