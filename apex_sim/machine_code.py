@@ -26,6 +26,7 @@ SOURCES: Final = (
     "cost/rank_price.py",
     "cost/step_price.py",
     "cost/step_tables.py",
+    "draw.py",
     "instance/kernel/*.py",
 )
 #: Environment variable that names another cache folder.

@@ -152,6 +152,13 @@ SCHEDULER_FLAGS: Final = (
         metavar="N",
         help="Refuse requests while so many wait.",
     ),
+    click.option(
+        "--expert-imbalance",
+        "scheduler__expert_imbalance",
+        type=click.FloatRange(min=0),
+        metavar="SPREAD",
+        help="Of the fullest expert rank from step to step; 1 is that of random routing.",
+    ),
     click.option("--max-num-seqs", "scheduler__max_num_seqs", type=_COUNT, metavar="N", help="Sequences in a batch."),
     click.option(
         "--max-num-batched-tokens",

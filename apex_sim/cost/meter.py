@@ -40,6 +40,7 @@ class StageMeter:
         self.host_s = 0.0
         self.launch_s = 0.0
         self.slowdown_s = 0.0
+        self.imbalance_s = 0.0
         self.dynamic_j = 0.0
 
     @classmethod
@@ -60,7 +61,7 @@ class StageMeter:
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])
-        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "dynamic_j"):
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "imbalance_s", "dynamic_j"):
             setattr(meter, name, float(totals[name]))
         return meter
 
@@ -71,6 +72,7 @@ class StageMeter:
         self.host_s += exposed_host_s
         self.launch_s += price.launch_s
         self.slowdown_s += price.slowdown_s
+        self.imbalance_s += price.imbalance_s
         self.dynamic_j += price.dynamic_j + self._stage.power.active_w * exposed_host_s
         self._attention_outside_s += price.outside_s
         for index, seconds in enumerate(price.prefill_s):
@@ -111,6 +113,8 @@ class StageMeter:
         spent: dict[str, float] = {}
         for share in self.shares():
             spent[share.operator] = spent.get(share.operator, 0.0) + share.spent_s
+        if self._stage.spread_s is not None:
+            spent["moe"] += self.imbalance_s
         spent["launch"] = self.launch_s
         spent["slowdown"] = self.slowdown_s
         spent["host"] = self.host_s

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from apex_sim.cost.attention_launch import AttentionGroup, launch_sizes
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.collectives import exchanged_bytes
+from apex_sim.cost.forms.routing import fullest_spread
 from apex_sim.cost.parts import Floats, Parts, repeat
 from apex_sim.cost.sizes import ExpertSizes
 from apex_sim.hardware.cluster import Cluster
@@ -240,6 +243,24 @@ def joint_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:
         if stage.ffn.ep == 1:
             gather = context.cost.all_gather(hidden_bytes, context.cluster.group(stage.n_devices))
             yield "all_gather", repeat(gather, 2 * ffns.count(ffn))
+
+
+def expert_spread_s(context: StageContext, n_tokens: Floats) -> Floats:
+    """Return one deviation, from step to step, of the experts' time for `n_tokens` of all ranks together.
+
+    A layer takes what its fullest rank takes; with one deviation more rows there it takes as long as with so many more
+    tokens.  Layers are routed independently, so that their variances add up.  At most a third of the experts' time.
+    """
+    variance, total_s = np.zeros_like(n_tokens), np.zeros_like(n_tokens)
+    for ffn in dict.fromkeys(layer.ffn for layer in context.layers):
+        if not isinstance(ffn, MoeCell):
+            continue
+        n_layers = sum(layer.ffn == ffn for layer in context.layers)
+        variation = fullest_spread(n_tokens, ffn.n_experts, ffn.n_active_experts, context.stage.ffn.ep)
+        usual_s = expert_cost(context, ffn, n_tokens).kernel_s
+        more_s = expert_cost(context, ffn, n_tokens * (1.0 + variation)).kernel_s - usual_s
+        variance, total_s = variance + n_layers * more_s**2, total_s + n_layers * usual_s
+    return np.minimum(context.shape.scheduler.expert_imbalance * np.sqrt(variance), total_s / 3.0)
 
 
 def _ffn_operators(context: StageContext, width: int, gated: bool, n_tokens: Floats, part: str) -> Iterator[Named]:

@@ -50,10 +50,11 @@ def tabulate_stage(
     classes: Sequence[int],
     power: PowerModel,
     joint: OperatorTable | None = None,
+    spread_s: Floats | None = None,
 ) -> StageTables:
     """Return the tables of one stage; `classes` holds the attention class of each group.
 
-    `joint` is what attention ranks do together, if there are several.
+    `joint` is what attention ranks do together, if there are several, `spread_s` how much the experts' time varies.
     """
     shape, ranks = context.shape, context.shape.preset.ranks
     graphs, packer = shape.preset.graphs, _Packer(at.N_SCALARS, at.N_HEADER)
@@ -71,6 +72,7 @@ def tabulate_stage(
         at.N_GROUPS: len(attention),
         at.N_RANKS: shape.attention_dp,
         at.JOINT_AT: packer.add(joint.totals_s) if joint else 0,
+        at.SPREAD_AT: 0 if spread_s is None else packer.add(spread_s),
         at.EAGER_PADS: int(ranks is not None and ranks.eager == "cheaper"),
         at.DUMMY_TOKENS: ranks.dummy_tokens if ranks else 0,
     }

@@ -20,6 +20,7 @@ from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
 from apex_sim.cost.operators import (
     StageContext,
     attention_groups,
+    expert_spread_s,
     head_operators,
     joint_operators,
     tokenwise_operators,
@@ -42,8 +43,9 @@ class StagePrice:
     """Price of one step on one stage: device time and energy above idle of each of the stage's devices.
 
     `knot` and `fraction` say where in the token table the price was read; `prefill_s` and `decode_s` are the attention
-    launches by group of layers, `outside_s` what of them lies outside the data; the last two are those of the table of
-    what attention ranks do together.
+    launches by group of layers, `outside_s` what of them lies outside the data; `joint_knot` and
+    `joint_fraction` belong to the table of what attention ranks do together.  `imbalance_s` is what of the time came of
+    drawn loads of the experts, below 0 where they were better balanced than usual.
     """
 
     device_s: float
@@ -57,6 +59,7 @@ class StagePrice:
     outside_s: float
     joint_knot: int = 0
     joint_fraction: float = 0.0
+    imbalance_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class StageModel:
     power: PowerModel
     tables: StageTables
     joint: OperatorTable | None = None
+    spread_s: Floats | None = None
 
     @property
     def n_joint_knots(self) -> int:
@@ -108,6 +112,21 @@ class StageModel:
             tuple(decode_s),
             price.outside_s,
             *locate(price.n_joint),
+        )
+
+    def varied(self, price: StagePrice, deviation: float) -> StagePrice:
+        """Return `price` with the experts' time so many deviations from the usual; the device is active as long."""
+        if self.spread_s is None:
+            return price
+        knot, fraction = (price.joint_knot, price.joint_fraction) if self.joint else (price.knot, price.fraction)
+        high = knot + 1 if fraction > 0.0 else knot
+        spread_s = float(self.spread_s[knot] * (1.0 - fraction) + self.spread_s[high] * fraction)
+        imbalance_s = deviation * spread_s
+        return replace(
+            price,
+            device_s=price.device_s + imbalance_s,
+            dynamic_j=price.dynamic_j + self.power.active_w * imbalance_s,
+            imbalance_s=imbalance_s,
         )
 
     def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
@@ -190,8 +209,17 @@ def _stage_model(context: StageContext, windows: tuple[Window, ...]) -> StageMod
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
     power = power_model(context.cluster.device)
     classes = [windows.index(group.window) for group in groups]
-    tables = tabulate_stage(context, tokens, head, attention, classes, power, joint)
-    return StageModel(context, tokens, head, attention, power, tables, joint)
+    spread_s = _spread_s(context, max_tokens)
+    tables = tabulate_stage(context, tokens, head, attention, classes, power, joint, spread_s)
+    return StageModel(context, tokens, head, attention, power, tables, joint, spread_s)
+
+
+def _spread_s(context: StageContext, max_tokens: int) -> Floats | None:
+    """Return how much the experts' time varies, at the knots of the table that holds it; None where it does not."""
+    if not context.shape.scheduler.expert_imbalance or context.shape.ep == 1:
+        return None
+    token_knots = knots(max_tokens * context.shape.attention_dp)
+    return np.append(0.0, expert_spread_s(context, token_knots[1:]))
 
 
 def _joint_table(context: StageContext, max_tokens: int) -> OperatorTable:

@@ -70,7 +70,9 @@ N_RANKS: Final = 10
 JOINT_AT: Final = 11
 EAGER_PADS: Final = 12
 DUMMY_TOKENS: Final = 13
-N_HEADER: Final = 14
+#: One deviation of the experts' time, by the knots of their table; 0 where it does not vary.
+SPREAD_AT: Final = 14
+N_HEADER: Final = 15
 
 #: A group of layers that attend alike, from `GROUPS_AT` on: its window's index among the batch's, and the window.
 CLASS: Final = 0

@@ -44,7 +44,7 @@ def serve_statically(
     served = []
     for index, shape in enumerate(shapes):
         memory, step_model = compiled[shape]
-        served.append(serve_compiled(shape, step_model, memory, asked_of(workload, shape, turn == index)))
+        served.append(serve_compiled(shape, step_model, memory, asked_of(workload, shape, turn == index, index)))
     return fleet_run(plan, workload, compiled, cost, served, turn)
 
 
@@ -96,8 +96,8 @@ def fleet_run(
     )
 
 
-def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
-    """Return the requests of `workload` that the mask `mine` gives to one instance."""
+def asked_of(workload: Workload, shape: Shape, mine: np.ndarray, place: int = 0) -> Asked:
+    """Return the requests of `workload` that the mask `mine` gives to the instance at `place`."""
     columns, load = workload.requests, workload.load
     prompts, limits = columns.prompt_tokens[mine], columns.max_output_tokens[mine]
     room = shape.scheduler.max_model_len - prompts
@@ -111,6 +111,8 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         load.concurrency,
         columns.hash_block_tokens if columns.prefix_hashes else None,
         [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],
+        workload.seed or 0,
+        place,
     )
 
 

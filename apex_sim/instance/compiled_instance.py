@@ -42,6 +42,7 @@ class Asked:
 
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
     lets another arrive.  `units` are the identities of each prompt's full blocks of `unit_tokens` tokens, if any.
+    What is drawn from step to step follows from `seed` and `place`, that of the instance among those of the fleet.
     """
 
     arrival_s: Floats
@@ -52,6 +53,8 @@ class Asked:
     concurrency: int | None = None
     unit_tokens: int | None = None
     units: Sequence[tuple[int, ...]] = ()
+    seed: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
     """
     state = start(shape, step_model, memory, _requests(asked), asked.unit_tokens, asked.units)
     state.engine[0]["concurrent"] = asked.concurrency or 0
+    state.engine[0]["seed"], state.engine[0]["place"] = asked.seed, asked.place
     _let_arrive(state, asked)
     run(shape, state)
     return served_of(state, state.requests, step_model)
@@ -157,6 +161,7 @@ def start(
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
+    state.engine[0]["varies"] = int(any(stage.spread_s is not None for stage in step_model.stages))
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))

@@ -19,12 +19,16 @@ class DrivenInstance:
     ----------
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     most_requests : no more are ever submitted.
+    seed, place : of what is drawn from step to step, and of the instance.
     """
 
-    def __init__(self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int) -> None:
+    def __init__(
+        self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int, seed: int, place: int
+    ) -> None:
         self._shape = shape
         self._step_model = step_model
         self._state = start(shape, step_model, memory, np.zeros(most_requests, dtype=at.REQUEST))
+        self._state.engine[0]["seed"], self._state.engine[0]["place"] = seed, place
         self._numbers: list[int] = []
         self._n_told = 0
         self._engine = {name: self._state.engine[name] for name in ("until_s", "quiet_s", "n_left")}

@@ -9,6 +9,7 @@ from apex_sim.cost.decode_line import line_s
 from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StagePrice, StepModel
+from apex_sim.draw import EXPERTS, normal
 
 
 @dataclass(slots=True)
@@ -34,7 +35,9 @@ class DecodeRun:
 class Pipeline:
     """Stages in a row; each serves one batch at a time, in order of arrival."""
 
-    def __init__(self, step_model: StepModel, *, hides_host: bool = False) -> None:
+    def __init__(self, step_model: StepModel, *, hides_host: bool = False, seed: int = 0, place: int = 0) -> None:
+        self._seed, self._place = seed, place
+        self._varies = any(stage.spread_s is not None for stage in step_model.stages)
         self.meters = [StageMeter(stage) for stage in step_model.stages]
         self._stages = step_model.stages
         self._hides_host = hides_host
@@ -49,12 +52,12 @@ class Pipeline:
 
         It was decided and is ready at these times; in between the host worked for `host_s`.
         """
-        if len(self._stages) == 1 and not batch.n_prefill_tokens:
+        if len(self._stages) == 1 and not batch.n_prefill_tokens and not self._varies:
             return self._along_line(batch, requests, decided_s, host_s, ready_s)
         self._run = None
         arrives_s, start_s = ready_s, ready_s
         for index, stage in enumerate(self._stages):
-            price = stage.price(batch)
+            price = self._varied(index, stage.price(batch))
             begin_s = self._occupy(index, batch, price, decided_s, arrives_s)
             self.free_s[index] = arrives_s = begin_s + price.device_s
             start_s = begin_s if index == 0 else start_s
@@ -62,11 +65,18 @@ class Pipeline:
 
     def run_ranks(self, batches: Sequence[StepBatch], decided_s: float, ready_s: float) -> tuple[float, float]:
         """Send a step of several attention ranks through the only stage; return when it starts and ends."""
-        price = self._stages[0].price_ranks(batches)
+        price = self._varied(0, self._stages[0].price_ranks(batches))
         fullest = max(batches, key=lambda batch: batch.n_sampled)
         begin_s = self._occupy(0, fullest, price, decided_s, ready_s)
         self.free_s[0] = begin_s + price.device_s
         return begin_s, self.free_s[0]
+
+    def _varied(self, index: int, price: StagePrice) -> StagePrice:
+        """Return `price` with the loads of the experts drawn for the stage's next step."""
+        if not self._varies:
+            return price
+        deviation = normal(self._seed, self.meters[index].n_steps, self._place, EXPERTS + index)
+        return self._stages[index].varied(price, deviation)
 
     def _occupy(self, index: int, batch: StepBatch, price: StagePrice, decided_s: float, arrives_s: float) -> float:
         """Count waiting, exposed host time and work of a batch on a stage; return when it begins."""

@@ -70,6 +70,7 @@ class ReferenceInstance:
     policy : batching policy; by default the one that the shape's scheduler settings name.
     unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
     place : which of the fleet's instances this is; ties between them fall in this order.
+    seed : of what is drawn from step to step.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
     """
 
@@ -85,6 +86,7 @@ class ReferenceInstance:
         unit_tokens: int | None = None,
         check: bool = False,
         place: int = 0,
+        seed: int = 0,
     ) -> None:
         self._env = env
         self._place = place
@@ -98,7 +100,7 @@ class ReferenceInstance:
         self._host = simpy.Resource(env, capacity=1)
         settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
         self._depth = shape.n_in_flight
-        self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
+        self.pipeline = Pipeline(step_model, hides_host=self._depth > 1, seed=seed, place=place)
         own = replace(memory, n_blocks=memory.n_blocks // n_queues)
         self.queues = [
             SchedulerQueue(

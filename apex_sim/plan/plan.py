@@ -64,6 +64,7 @@ class Plan:
                     "queue_order": shape.scheduler.queue_order,
                     "prediction_log_sd": shape.scheduler.prediction_log_sd,
                     "max_num_waiting": shape.scheduler.max_num_waiting,
+                    "expert_imbalance": shape.scheduler.expert_imbalance,
                 }
                 for shape, count in self.instances
             ],

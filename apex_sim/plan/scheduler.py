@@ -34,6 +34,7 @@ def resolve_settings(
     queue_order: str = "fcfs",
     prediction_log_sd: float | None = None,
     max_num_waiting: int | None = None,
+    expert_imbalance: float = 0.0,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
@@ -84,6 +85,7 @@ def resolve_settings(
         queue_order=queue_order,
         prediction_log_sd=prediction_log_sd or 0.0,
         max_num_waiting=max_num_waiting,
+        expert_imbalance=expert_imbalance,
     )
     _check(settings, where)
     _check_order(settings, prediction_log_sd is not None, where)

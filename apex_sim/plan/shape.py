@@ -47,6 +47,8 @@ class SchedulerSettings:
     """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more.
 
     `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs.
+    `expert_imbalance` is how much the fullest rank's share of the experts' work varies from step to step, in units of
+    what random routing gives; 0 takes the mean in each step.
     """
 
     policy: str
@@ -64,6 +66,7 @@ class SchedulerSettings:
     max_graph_sequences: int | None = None
     prediction_log_sd: float = 0.0
     max_num_waiting: int | None = None
+    expert_imbalance: float = 0.0
 
     @property
     def sorts_queue(self) -> bool:

@@ -78,6 +78,9 @@ class SchedulerEntry(StrictModel):
         default=None, ge=0, description="spread of predicted output lengths; 0: exact"
     )
     max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
+    expert_imbalance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="spread of the fullest expert rank; 1: of random routing"
+    )
 
 
 class StudyFile(StrictModel):

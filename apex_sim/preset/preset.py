@@ -37,7 +37,7 @@ class HostOverhead:
 
     def on_step_s(self, n_sequences: int, tp: int) -> float:
         """Return the host time of a step with `n_sequences` under tensor parallelism `tp`."""
-        return self.step_s + self.sequence_s * n_sequences + (self.rank_s or 0.0) * (tp - 1)
+        return self.step_s + (self.rank_s or 0.0) * (tp - 1) + self.sequence_s * n_sequences
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,12 +87,22 @@ RANKED = ("unified", "sglang", "no-evict", "max-utilization")
 
 
 @cache
-def _step_model(model_name: str, preset_name: str, pp: int, attention_dp: int = 1, ep: bool = False) -> StepModel:
+def _step_model(
+    model_name: str,
+    preset_name: str,
+    pp: int,
+    tp: int = 1,
+    attention_dp: int = 1,
+    ep: bool = False,
+    imbalance: float = 0.0,
+) -> StepModel:
     model, cluster, preset = load_model(model_name), load_cluster("4xh100-sxm"), load_preset(preset_name)
     settings = replace(
-        resolve_settings(preset, cluster.device, LONGEST), max_num_seqs=16, max_num_batched_tokens=2 * LONGEST
+        resolve_settings(preset, cluster.device, LONGEST, expert_imbalance=imbalance),
+        max_num_seqs=16,
+        max_num_batched_tokens=2 * LONGEST,
     )
-    stages = tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1, attention_dp, ep=ep)
+    stages = tensor_pipeline_stages(balanced_split(model.n_layers, pp), tp, attention_dp, ep=ep)
     shape = Shape("h100-sxm", stages, Precision(), settings, preset)
     return compile_step_model(model, cluster, shape, Roofline(cluster.device))
 
@@ -127,10 +137,13 @@ def draw(rng: np.random.Generator) -> Scenario:
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
     preset_name = _preset_of(policy, rng)
-    attention_dp, ep = _ranks(rng.spawn(1)[0], policy)
+    own = rng.spawn(1)[0]
+    attention_dp, ep = _ranks(own, policy)
+    tp = 2 if model_name == "gpt-oss-20b" and attention_dp * pp == 1 and own.random() < 0.2 else 1
+    imbalance = float(own.choice([0.0, 3.0])) if ep or tp > 1 else 0.0
     if attention_dp > 1:
         model_name, pp = ("gpt-oss-20b" if model_name == "gpt-oss-20b" else "mixtral-8x7b"), 1
-    step_model = _step_model(model_name, preset_name, pp, attention_dp, ep)
+    step_model = _step_model(model_name, preset_name, pp, tp, attention_dp, ep or tp > 1, imbalance)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
@@ -293,6 +306,7 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
             "attention DP": int(scenario.shape.attention_dp > 1),
+            "expert imbalance": int(settings.expert_imbalance > 0),
             "attention DP and prefix hits": int(
                 scenario.shape.attention_dp > 1 and reference.requests.cached_tokens.any()
             ),

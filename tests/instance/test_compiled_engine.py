@@ -47,6 +47,7 @@ HELD = (
     "cap on waiting",
     "refused",
     "attention DP",
+    "expert imbalance",
 )
 
 
@@ -253,6 +254,11 @@ RULES = {
         "n_joint += n_own",
     ),
     "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),
+    "the experts' loads are drawn anew for each step": (
+        "batch.py",
+        'normal(engine["seed"], record["n_steps"],',
+        'normal(engine["seed"], engine["seed"],',
+    ),
     "attention DP: prefixes are cached by rank": (
         "prefixes.py",
         'state.unit_numbers[index] += state.queues[queue]["first_unit"]',

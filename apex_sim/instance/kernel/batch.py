@@ -5,6 +5,7 @@ from __future__ import annotations
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s, price_line
 from apex_sim.cost.step_price import price_step
+from apex_sim.draw import EXPERTS, normal
 from apex_sim.instance.kernel.record import is_sampled
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -20,7 +21,7 @@ def send_batch(state: State, queue: int) -> None:
     n_entries = record["n_entries"]
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
     sum_up(state, queue)
-    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
+    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and engine["varies"] == 0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
         state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
@@ -90,6 +91,17 @@ def sum_up(state: State, queue: int) -> None:
 
 
 @inner
+def drawn_imbalance(state: State, stage: int, knot: int, fraction: float) -> float:
+    """Return how much longer than usual the experts take in a stage's next step, at this place of their table."""
+    engine, record = state.engine[0], state.stages[stage]
+    deviation = normal(engine["seed"], record["n_steps"], engine["place"], EXPERTS + stage)
+    low = record["numbers_at"] + state.layout[record["layout_at"] + of.SPREAD_AT] + knot
+    high = low + 1 if fraction > 0.0 else low
+    spread_s = state.numbers[low] * (1.0 - fraction) + state.numbers[high] * fraction
+    return float(deviation * spread_s)
+
+
+@inner
 def _price(state: State, stage: int) -> tuple[float, float]:
     """Price the batch on a stage and count what it visits; return device time and energy."""
     record = state.stages[stage]
@@ -99,6 +111,11 @@ def _price(state: State, stage: int) -> tuple[float, float]:
     device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
         numbers, layout, state.sums, price_s
     )
+    if state.engine[0]["varies"] == 1 and layout[of.SPREAD_AT] > 0:
+        imbalance_s = drawn_imbalance(state, stage, knot, fraction)
+        device_s += imbalance_s
+        dynamic_j += numbers[of.ACTIVE_W] * imbalance_s
+        record["imbalance_s"] += imbalance_s
     record["n_steps"] += 1
     record["busy_s"] += device_s
     record["launch_s"] += launch_s

@@ -7,7 +7,7 @@ from apex_sim.cost.look_up import locate
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.rank_price import close_price, price_attention
 from apex_sim.cost.step_price import graph_tokens
-from apex_sim.instance.kernel.batch import occupy, sample_step, sum_up
+from apex_sim.instance.kernel.batch import drawn_imbalance, occupy, sample_step, sum_up
 from apex_sim.instance.kernel.record import is_sampled
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -41,6 +41,7 @@ def send_ranks(state: State) -> None:
 def _price_ranks(state: State) -> float:
     """Price the step and count what it visits; return its device time.  As `apex_sim.cost.rank_price.price_ranks`."""
     stage, n_ranks, most, price_s = state.stages[0], len(state.queues), state.most, state.price_s
+    engine = state.engine[0]
     numbers = state.numbers[stage["numbers_at"] : stage["numbers_end"]]
     layout = state.layout[stage["layout_at"] : stage["layout_end"]]
     n_tokens = _sum_and_most(state)
@@ -71,6 +72,12 @@ def _price_ranks(state: State) -> float:
     device_s, launch_s, slowdown_s, dynamic_j = close_price(
         numbers, most, in_graph, kernel_s, launches, gaps, compute_s, memory_s, network_s, n_tokens
     )
+    if engine["varies"] == 1 and layout[of.SPREAD_AT] > 0:
+        knot, fraction = locate(n_joint)
+        imbalance_s = drawn_imbalance(state, len(state.engine) - 1, knot, fraction)
+        device_s += imbalance_s
+        dynamic_j += numbers[of.ACTIVE_W] * imbalance_s
+        stage["imbalance_s"] += imbalance_s
     stage["n_steps"] += 1
     stage["busy_s"] += device_s
     stage["launch_s"] += launch_s
