@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.cost.operators import StageContext
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.plan.weights import local_kv_numbers
 
 #: Assumed: what issuing one asynchronous copy from C++ takes.

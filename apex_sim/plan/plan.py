@@ -46,6 +46,8 @@ class Plan:
                     "role": shape.role,
                     "tp": shape.tp,
                     "pp": shape.pp,
+                    "attention_dp": shape.attention_dp,
+                    "ep": shape.ep,
                     "layers": [stage.n_layers for stage in shape.stages],
                     "weight_dtype": shape.precision.weight,
                     "activation_dtype": shape.precision.activation,
@@ -65,6 +67,7 @@ class Plan:
                     "preemption": shape.scheduler.preemption,
                     "swap_bytes": shape.scheduler.swap_bytes,
                     "speculation": shape.scheduler.speculation and asdict(shape.scheduler.speculation),
+                    "expert_imbalance": shape.scheduler.expert_imbalance,
                 }
                 for shape, count in self.instances
             ],

@@ -27,6 +27,7 @@ def resolve_settings(
     *,
     tp: int = 1,
     pp: int = 1,
+    attention_dp: int = 1,
     policy: str | None = None,
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int | None = None,
@@ -41,12 +42,14 @@ def resolve_settings(
     preemption: str = "recompute",
     swap_bytes: float | None = None,
     speculation: Speculation | None = None,
+    expert_imbalance: float = 0.0,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
     Asynchronous scheduling is only on without pipeline stages, as in all engines that have it (see the preset's
     sources).  A research policy may be named under every preset.  Speculation switches asynchronous scheduling off.
+    The settings are those of each attention rank; an engine whose ranks share what is stated divides it.
 
     Raises
     ------
@@ -63,14 +66,17 @@ def resolve_settings(
         what = f"policy {chosen!r}" if research else f"preset {preset.name}"
         raise InputError(f"{what} has no asynchronous scheduling", where=where, remedy="leave it out")
     if speculation:
-        _check_speculation(speculation, chosen, bool(async_scheduling), where)
+        _check_speculation(speculation, chosen, attention_dp, bool(async_scheduling), where)
         wants_async = False
-    defaults = preset.defaults_on(device.name, device.memory_bytes, tp)
+    defaults = preset.defaults_on(device.name, device.memory_bytes, tp * attention_dp)
+    ranks = preset.ranks if attention_dp > 1 else None
+    n_sharing = attention_dp if ranks and ranks.shares_budget else 1
     default_budget = research.budget_tokens if research else defaults.budget_tokens[chosen]
     if not default_budget:
         n_beside = (max_num_seqs or defaults.max_num_seqs) if research else 0
         default_budget = max(max_model_len, 2048) + n_beside
-    budget = default_budget if max_num_batched_tokens is None else max_num_batched_tokens
+    budget = (default_budget if max_num_batched_tokens is None else max_num_batched_tokens) // n_sharing
+    max_num_seqs = max_num_seqs and max_num_seqs // n_sharing
     settings = SchedulerSettings(
         policy=chosen,
         max_num_seqs=min(defaults.max_num_seqs, budget) if max_num_seqs is None else max_num_seqs,
@@ -78,14 +84,14 @@ def resolve_settings(
         max_model_len=max_model_len,
         block_size_tokens=preset.block_size_tokens if block_size_tokens is None else block_size_tokens,
         gpu_memory_utilization_frac=(
-            _memory_share_frac(preset, device, budget, defaults, tp * pp)
+            _memory_share_frac(preset, device, budget, defaults, tp * attention_dp * pp)
             if gpu_memory_utilization_frac is None
             else gpu_memory_utilization_frac
         ),
         cuda_graphs=cuda_graphs,
         async_scheduling=wants_async and pp == 1,
         custom_all_reduce=custom_all_reduce,
-        reservation=_reservation(preset, budget),
+        reservation=_reservation(preset, budget, ranks.reservation_frac if ranks else 1.0),
         max_graph_sequences=defaults.max_graph_sequences,
         queue_order=queue_order,
         prediction_log_sd=prediction_log_sd or 0.0,
@@ -93,6 +99,7 @@ def resolve_settings(
         preemption=preemption,
         swap_bytes=_swap_bytes(preemption, swap_bytes, where),
         speculation=speculation,
+        expert_imbalance=expert_imbalance,
     )
     _check(settings, where)
     _check_order(settings, prediction_log_sd is not None, where)
@@ -112,7 +119,7 @@ def _swap_bytes(preemption: str, swap_bytes: float | None, where: str) -> float:
     return 0.0
 
 
-def _check_speculation(speculation: Speculation, policy: str, wants_async: bool, where: str) -> None:
+def _check_speculation(speculation: Speculation, policy: str, attention_dp: int, wants_async: bool, where: str) -> None:
     """Refuse what is not simulated beside speculation.
 
     vLLM 0.10 and 0.11 refuse asynchronous scheduling with it (https://github.com/vllm-project/vllm/pull/19970 ), 0.12
@@ -124,6 +131,12 @@ def _check_speculation(speculation: Speculation, policy: str, wants_async: bool,
             where=where,
             remedy="use policy unified of preset vllm-1, or leave speculation out",
         )
+    if attention_dp > 1:
+        raise InputError(
+            f"speculation (draft {speculation.draft!r}) with attention DP {attention_dp} is not simulated yet",
+            where=where,
+            remedy="leave one of them out",
+        )
     if wants_async:
         raise InputError(
             f"async_scheduling = true beside speculation (draft {speculation.draft!r}) is not simulated yet",
@@ -132,10 +145,15 @@ def _check_speculation(speculation: Speculation, policy: str, wants_async: bool,
         )
 
 
-def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:
-    """Return the rule of reservation; a chunk above the limit of a batch of prompts raises that limit."""
+def _reservation(preset: Preset, budget_tokens: int, frac: float) -> Reservation | None:
+    """Return the rule with `frac` of its shares; a chunk above the limit of a batch of prompts raises that limit."""
     rule = preset.reservation
-    return rule and replace(rule, max_prefill_tokens=max(rule.max_prefill_tokens, budget_tokens))
+    return rule and replace(
+        rule,
+        first_ratio=rule.first_ratio * frac,
+        least_ratio=rule.least_ratio * frac,
+        max_prefill_tokens=max(rule.max_prefill_tokens, budget_tokens),
+    )
 
 
 def _memory_share_frac(preset: Preset, device: Device, budget_tokens: int, defaults: Defaults, n_devices: int) -> float:

@@ -180,6 +180,8 @@ def provenance_of(study: Study) -> Provenance:
         )
         if part.kind == "assumed"
     ]
+    if preset.ranks and study.space.attention_dp != [1]:
+        assumed.append(f"{preset.name} attention ranks: {preset.ranks.source}")
     assumed += _of_research(study) + _of_speculation(study)
     device = study.cluster.device
     assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]

@@ -49,6 +49,8 @@ HELD = (
     "cap on waiting",
     "refused",
     "speculation",
+    "attention DP",
+    "expert imbalance",
 )
 
 
@@ -278,6 +280,33 @@ RULES = {
         "speculation.py",
         "sums[0, of.N_SAMPLED] += 1.0",
         'sums[0, of.N_SAMPLED] += entry["samples"]',
+    ),
+    "attention DP: the host takes the time of the fullest rank": (
+        "loop.py",
+        'most = max(most, state.queues[queue + rank]["n_entries"])',
+        'most = max(1, state.queues[queue]["n_entries"])',
+    ),
+    "attention DP: a step waits for the slowest rank": ("ranks.py", "if spent_s > longest_s:", "if rank == 0:"),
+    "attention DP: in a graph all ranks are padded to the largest": (
+        "ranks.py",
+        "n_own * n_ranks if in_graph else",
+        "n_own * n_ranks if n_own < 0 else",
+    ),
+    "attention DP: a rank without work brings a dummy batch": (
+        "ranks.py",
+        "n_joint += n_own if n_own > 0 else n_dummy",
+        "n_joint += n_own",
+    ),
+    "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),
+    "the experts' loads are drawn anew for each step": (
+        "batch.py",
+        'normal(engine["seed"], record["n_steps"],',
+        'normal(engine["seed"], engine["seed"],',
+    ),
+    "attention DP: prefixes are cached by rank": (
+        "prefixes.py",
+        'state.unit_numbers[index] += state.queues[queue]["first_unit"]',
+        "pass",
     ),
     "requests reach the scheduler after the frontend": ("../compiled_instance.py", "+ delay_s", "+ 0.0 * delay_s"),
 }

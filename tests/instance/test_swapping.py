@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import Engine, end_step, make_queue, put, shares, toy_shape, who
 
-from apex_sim.cost.operators import StageContext
 from apex_sim.cost.roofline import Roofline
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.swap import swap_block_s
 from apex_sim.errors import InfeasiblePlanError, InputError
 from apex_sim.hardware.cluster import load_cluster

@@ -40,7 +40,7 @@ def take_blocks(state: State, queue: int, request: int, n_blocks: int) -> None:
     state.queues[queue]["n_free"] -= n_blocks
     state.requests[request]["blocks"] += n_blocks
     if state.engine[0]["unit_tokens"] > 0:
-        take_from_queue(state, n_blocks)
+        take_from_queue(state, queue, n_blocks)
 
 
 @inner
@@ -55,7 +55,7 @@ def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) 
         n_idle = n_idle_units(state, request, n_units) * unit_blocks
         if blocks_for(state, n_tokens) - n_units * unit_blocks + n_idle > state.queues[queue]["n_free"]:
             return False
-        hold_units(state, request, n_units)
+        hold_units(state, queue, request, n_units)
         state.queues[queue]["n_free"] -= n_idle
         record["blocks"], record["computed"] = n_units * unit_blocks, n_cached
         if record["preemptions"] == 0:
@@ -86,7 +86,7 @@ def _whole_blocks(state: State, n_tokens: int) -> int:
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request that no other one holds."""
     if state.engine[0]["unit_tokens"] > 0:
-        state.queues[queue]["n_free"] += release_units(state, request)
+        state.queues[queue]["n_free"] += release_units(state, queue, request)
     else:
         state.queues[queue]["n_free"] += state.requests[request]["blocks"]
         if state.requests[request]["place"] >= 0:

@@ -51,7 +51,8 @@ UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after"
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
 #: batches handed over in a row that held the same decodes, `n_copied` the blocks that the decision moves to or from the
-#: host.  From `under_way` (the request under way plus one, or 0) on they are those of `Admission`.
+#: host.  From `under_way` (the request under way plus one, or 0) on they are those of `Admission`; the last five say
+#: where its units lie and which blocks of them are free.
 QUEUE: Final = np.dtype(
     [
         ("phase", np.int64),
@@ -81,6 +82,11 @@ QUEUE: Final = np.dtype(
         ("n_seats", np.int64),
         ("n_decays", np.int64),
         ("start_ratio", np.float64),
+        ("first_unit", np.int64),
+        ("end_units", np.int64),
+        ("first_free", np.int64),
+        ("last_free", np.int64),
+        ("spare", np.int64),
     ]
 )
 
@@ -107,9 +113,6 @@ ENGINE: Final = np.dtype(
         ("max_num_seqs", np.int64),
         ("unit_tokens", np.int64),
         ("unit_blocks", np.int64),
-        ("first_free", np.int64),
-        ("last_free", np.int64),
-        ("spare", np.int64),
         ("budget", np.int64),
         ("max_model_len", np.int64),
         ("block_size", np.int64),
@@ -123,8 +126,13 @@ ENGINE: Final = np.dtype(
         ("most_waiting", np.int64),
         ("n_draft_tokens", np.int64),
         ("n_draft_passes", np.float64),
-        ("seed", np.int64),
         ("concurrent", np.int64),
+        ("n_ranks", np.int64),
+        ("waiting_weight", np.int64),
+        ("n_placed", np.int64),
+        ("varies", np.int64),
+        ("seed", np.int64),
+        ("place", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
         ("frontend_s", np.float64),
@@ -159,7 +167,6 @@ ENGINE: Final = np.dtype(
         ("launch_s", np.float64),
         ("outside_s", np.float64),
         ("last_begin_s", np.float64),
-        ("last_end_s", np.float64),
         ("n_waiting", np.int64),
         ("n_running", np.int64),
         ("n_blocks_used", np.int64),
@@ -184,6 +191,7 @@ STAGE: Final = np.dtype(
         ("slowdown_s", np.float64),
         ("swap_s", np.float64),
         ("draft_s", np.float64),
+        ("imbalance_s", np.float64),
         ("dynamic_j", np.float64),
         ("outside_s", np.float64),
         ("n_steps", np.int64),
@@ -230,7 +238,7 @@ class State(NamedTuple):
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
     numbers, layout : tables of all stages.
-    token_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): spent on prefill and decode.
+    token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
     line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
@@ -244,6 +252,7 @@ class State(NamedTuple):
     acceptance_frac : for each draft token, how often it is kept.
     first_numbers, first_layout, next_numbers, next_layout : tables of a draft, as in `DraftCost`.
     draft_sums, draft_attention_s : scratch for its price.
+    rank_sums : sums of each attention rank's batch; `most` : the most that a rank has.
     """
 
     requests: Records
@@ -265,6 +274,7 @@ class State(NamedTuple):
     numbers: Floats
     layout: Ints
     token_visits: Floats
+    joint_visits: Floats
     head_visits: Floats
     attention_s: Floats
     gaps: Ints
@@ -290,3 +300,5 @@ class State(NamedTuple):
     next_layout: Ints
     draft_sums: Floats
     draft_attention_s: Floats
+    rank_sums: Floats
+    most: Floats
