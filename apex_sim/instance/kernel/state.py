@@ -94,7 +94,8 @@ RESERVE: Final = np.dtype(
 )
 
 #: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).  It
-#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.
+#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.  Without tables
+#: of a draft `first_layout_at` is 0.
 ENGINE: Final = np.dtype(
     [
         ("max_num_seqs", np.int64),
@@ -115,6 +116,10 @@ ENGINE: Final = np.dtype(
         ("most_waiting", np.int64),
         ("n_draft_tokens", np.int64),
         ("n_draft_passes", np.float64),
+        ("first_numbers_at", np.int64),
+        ("first_layout_at", np.int64),
+        ("next_numbers_at", np.int64),
+        ("next_layout_at", np.int64),
         ("seed", np.int64),
         ("concurrent", np.int64),
         ("host_step_s", np.float64),
@@ -216,7 +221,7 @@ class State(NamedTuple):
     host_waiters : queues in the order in which they asked for the host.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
-    numbers, layout : tables of all stages.
+    numbers, layout : tables of all stages, and behind them those of a draft's first and later passes.
     token_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): spent on prefill and decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
@@ -226,9 +231,7 @@ class State(NamedTuple):
     units : records of all prompts' units, and behind them of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
-    acceptance_frac : for each draft token, how often it is kept.
-    first_numbers, first_layout, next_numbers, next_layout : tables of a draft, as in `DraftCost`.
-    draft_sums, draft_attention_s : scratch for its price.
+    drafts : (3, ...): how often each draft token is kept; scratch for the two sums that price a draft.
     """
 
     requests: Records
@@ -266,10 +269,4 @@ class State(NamedTuple):
     unit_first: Ints
     unit_held: Ints
     reserve: Records
-    acceptance_frac: Floats
-    first_numbers: Floats
-    first_layout: Ints
-    next_numbers: Floats
-    next_layout: Ints
-    draft_sums: Floats
-    draft_attention_s: Floats
+    drafts: Floats
