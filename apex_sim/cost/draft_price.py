@@ -24,9 +24,12 @@ def price_draft(
     sums : (2, ...): of the step's tokens as the draft sees them, and of one token for each sequence that sampled.
     attention_s : written, and of no further use.
     """
-    device_s, dynamic_j, _, _, _, _, _ = price_step(first_numbers, first_layout, sums[0], attention_s)
-    if n_next > 0.0 and sums[1, at.N_DECODE] > 0.0:
-        next_s, next_j, _, _, _, _, _ = price_step(next_numbers, next_layout, sums[1], attention_s)
-        device_s += n_next * next_s
-        dynamic_j += n_next * next_j
+    device_s = dynamic_j = 0.0
+    for index in range(2):  # one call, so that it is compiled once
+        numbers, layout = (first_numbers, first_layout) if index == 0 else (next_numbers, next_layout)
+        n_passes = 1.0 if index == 0 else n_next
+        if n_passes > 0.0 and sums[index, at.N_TOKENS] > 0.0:
+            pass_s, pass_j, _, _, _, _, _ = price_step(numbers, layout, sums[index], attention_s)
+            device_s += n_passes * pass_s
+            dynamic_j += n_passes * pass_j
     return device_s, dynamic_j

@@ -16,7 +16,7 @@ from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
-from apex_sim.instance.draft_arrays import draft_arrays_of
+from apex_sim.instance.draft_arrays import draft_rows_of, point_at_draft
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
@@ -113,6 +113,7 @@ def start(
     prefixes = prefix_cache_of(settings, memory, unit_tokens)
     layouts = [stage.tables.layout for stage in step_model.stages]
     numbers = [stage.tables.numbers for stage in step_model.stages]
+    drafts = (step_model.draft.first, step_model.draft.follow) if step_model.draft else ()
     state = State(
         requests=requests,
         queues=np.zeros(n_queues, dtype=at.QUEUE),
@@ -130,8 +131,8 @@ def start(
         host_waiters=np.zeros(n_queues, dtype=np.int64),
         window_lists=np.array(memory.layout.window_lists, dtype=np.int64).reshape(-1, 2),
         windows=np.array([window or 0 for window in step_model.windows], dtype=np.int64),
-        numbers=np.concatenate(numbers),
-        layout=np.concatenate(layouts),
+        numbers=np.concatenate([*numbers, *(table.numbers for table in drafts)]),
+        layout=np.concatenate([*layouts, *(table.layout for table in drafts)]),
         token_visits=np.zeros((n_stages, max(len(stage.tokens.totals_s) for stage in step_model.stages) + 1)),
         joint_visits=np.zeros((n_stages, max(stage.n_joint_knots for stage in step_model.stages) + 1)),
         head_visits=np.zeros((n_stages, max(len(stage.head.totals_s) for stage in step_model.stages))),
@@ -143,21 +144,21 @@ def start(
         growing=np.zeros(len(step_model.windows)),
         room=np.zeros(len(step_model.windows)),
         line=np.zeros((3, n_groups)),
-        price_s=np.zeros((2, n_groups)),
+        price_s=np.zeros((2, max(n_groups, step_model.draft.n_groups if step_model.draft else 0))),
         preempted=np.zeros(most_running, dtype=np.int64),
         holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
         swapped=np.zeros((n_queues, most_running), dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
         rank_sums=np.zeros((n_queues, len(step_model.windows) * 3 + 6)),
         most=np.zeros(len(step_model.windows) * 3 + 6),
-        **draft_arrays_of(settings.speculation, step_model),
+        drafts=draft_rows_of(step_model),
         **_units(units if prefixes else [()] * n, n_queues),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
     requests["place"] = at.NOWHERE
     state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
-    state.engine[0]["n_draft_passes"] = step_model.draft.n_next if step_model.draft else 0
+    point_at_draft(state.engine[0], step_model)
     state.engine[0]["varies"] = int(any(stage.spread_s is not None for stage in step_model.stages))
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues

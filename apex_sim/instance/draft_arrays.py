@@ -1,4 +1,4 @@
-"""What does speculation add to the arrays of the compiled engine?"""
+"""What does speculation add to the compiled engine?"""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ from typing import Any
 
 import numpy as np
 
+from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
-from apex_sim.plan.speculation import Speculation
 
 
-def draft_arrays_of(speculation: Speculation | None, step_model: StepModel) -> dict[str, Any]:
-    """Return the arrays by their names in `State`; empty tables where nobody prices a draft."""
-    draft, nothing = step_model.draft, np.zeros(0, dtype=np.int64)
-    return {
-        "acceptance_frac": np.array(speculation.acceptance_frac if speculation else (), dtype=np.float64),
-        "first_numbers": draft.first.numbers if draft else np.zeros(0),
-        "first_layout": draft.first.layout if draft else nothing,
-        "next_numbers": draft.follow.numbers if draft else np.zeros(0),
-        "next_layout": draft.follow.layout if draft else nothing,
-        "draft_sums": np.zeros((2, len(step_model.windows) * 3 + 6)),
-        "draft_attention_s": np.zeros((2, draft.n_groups if draft else 0)),
-    }
+def draft_rows_of(step_model: StepModel) -> Floats:
+    """Return the array `drafts` of the state: how often each draft token is kept, and room for the sums of a draft."""
+    speculation = step_model.shape.scheduler.speculation
+    kept = speculation.acceptance_frac if speculation else ()
+    rows = np.zeros((3, max(len(kept), len(step_model.windows) * 3 + 6)))
+    rows[0, : len(kept)] = kept
+    return rows
+
+
+def point_at_draft(engine: Any, step_model: StepModel) -> None:
+    """Say where the tables of the draft's passes begin behind those of all stages."""
+    draft = step_model.draft
+    if draft is None:
+        return
+    tables = [stage.tables for stage in step_model.stages]
+    engine["n_draft_passes"] = draft.n_next
+    engine["first_numbers_at"] = sum(len(table.numbers) for table in tables)
+    engine["first_layout_at"] = sum(len(table.layout) for table in tables)
+    engine["next_numbers_at"] = engine["first_numbers_at"] + len(draft.first.numbers)
+    engine["next_layout_at"] = engine["first_layout_at"] + len(draft.first.layout)

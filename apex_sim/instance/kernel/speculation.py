@@ -17,7 +17,7 @@ def take_in_drafts(state: State, request: int, n_drafts: int) -> int:
     while (
         n_kept < n_drafts
         and uniform(engine["seed"], record["number"], record["generated"] + n_kept, ACCEPTANCE)
-        < state.acceptance_frac[n_kept]
+        < state.drafts[0, n_kept]
     ):
         n_kept += 1
     record["computed"] -= n_drafts - n_kept
@@ -28,9 +28,10 @@ def take_in_drafts(state: State, request: int, n_drafts: int) -> int:
 @inner
 def draft_cost(state: State, queue: int) -> tuple[float, float]:
     """Return device time and energy above idle of the draft beside the step that was decided, as `DraftCost`."""
-    if len(state.first_layout) == 0:
+    engine = state.engine[0]
+    if engine["first_layout_at"] == 0:
         return 0.0, 0.0
-    sums, windows = state.draft_sums, state.windows
+    sums, windows = state.drafts[1:], state.windows
     for place in range(len(state.sums)):
         sums[0, place] = state.sums[place]
         sums[1, place] = 0.0
@@ -47,11 +48,11 @@ def draft_cost(state: State, queue: int) -> tuple[float, float]:
             sums[1, place + of.DECODE_KEYS] += context if window == 0 else min(context, window)
     sums[1, of.N_TOKENS] = sums[1, of.N_SAMPLED] = sums[1, of.N_DECODE] = sums[0, of.N_SAMPLED]
     return price_draft(
-        state.first_numbers,
-        state.first_layout,
-        state.next_numbers,
-        state.next_layout,
+        state.numbers[engine["first_numbers_at"] : engine["next_numbers_at"]],
+        state.layout[engine["first_layout_at"] : engine["next_layout_at"]],
+        state.numbers[engine["next_numbers_at"] :],
+        state.layout[engine["next_layout_at"] :],
         sums,
-        state.engine[0]["n_draft_passes"],
-        state.draft_attention_s,
+        engine["n_draft_passes"],
+        state.price_s,
     )

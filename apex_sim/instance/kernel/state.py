@@ -107,7 +107,8 @@ RESERVE: Final = np.dtype(
 )
 
 #: The whole instance: settings, clock, host, and the line of equal decode batches that runs (as in `DecodeRun`).  It
-#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.
+#: runs up to `until_s`; before `quiet_s` no request leaves unless another arrives, and `n_left` have.  Without tables
+#: of a draft `first_layout_at` is 0.
 ENGINE: Final = np.dtype(
     [
         ("max_num_seqs", np.int64),
@@ -126,6 +127,10 @@ ENGINE: Final = np.dtype(
         ("most_waiting", np.int64),
         ("n_draft_tokens", np.int64),
         ("n_draft_passes", np.float64),
+        ("first_numbers_at", np.int64),
+        ("first_layout_at", np.int64),
+        ("next_numbers_at", np.int64),
+        ("next_layout_at", np.int64),
         ("concurrent", np.int64),
         ("n_ranks", np.int64),
         ("waiting_weight", np.int64),
@@ -237,7 +242,7 @@ class State(NamedTuple):
     host_waiters : queues in the order in which they asked for the host.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
-    numbers, layout : tables of all stages.
+    numbers, layout : tables of all stages, and behind them those of a draft's first and later passes.
     token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
@@ -249,9 +254,7 @@ class State(NamedTuple):
     unit_first : where each request's units begin.
     holes : (queues, holes, 2): place and size of each hole between reservations.
     swapped : (queues, sequences): requests whose blocks lie in the host's memory, first out first.
-    acceptance_frac : for each draft token, how often it is kept.
-    first_numbers, first_layout, next_numbers, next_layout : tables of a draft, as in `DraftCost`.
-    draft_sums, draft_attention_s : scratch for its price.
+    drafts : (3, ...): how often each draft token is kept; scratch for the two sums that price a draft.
     rank_sums : sums of each attention rank's batch; `most` : the most that a rank has.
     """
 
@@ -293,12 +296,6 @@ class State(NamedTuple):
     reserve: Records
     holes: Ints
     swapped: Ints
-    acceptance_frac: Floats
-    first_numbers: Floats
-    first_layout: Ints
-    next_numbers: Floats
-    next_layout: Ints
-    draft_sums: Floats
-    draft_attention_s: Floats
+    drafts: Floats
     rank_sums: Floats
     most: Floats
