@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.errors import InputError
-from apex_sim.files import write_atomic
+from apex_sim.files import write_together
 from apex_sim.planner.answer import Progress, SearchResult, answer_study
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation, simulate_study
@@ -192,7 +192,7 @@ def _study(study: str | Path | Study, overrides: dict[str, Any], cost: CostModel
 
 
 def _write(folder: Path, texts: dict[str, str]) -> tuple[Path, ...]:
-    return tuple(write_atomic(folder / name, text) for name, text in texts.items())
+    return write_together({folder / name: text for name, text in texts.items()})
 
 
 def _summary(headline: Headline) -> str:

@@ -185,13 +185,14 @@ WANTS_HOST: Final = 1
 ON_HOST: Final = 2
 WAITS_FOR_END: Final = 3
 
-#: Why a request was rejected, and why a run was stopped.
+#: Why a request was rejected, and why a run was stopped; from outside by the last.
 PROMPT_EXCEEDS_BUDGET: Final = 1
 PROMPT_EXCEEDS_POOL: Final = 2
 TOO_MANY_WAIT: Final = 3
 STUCK: Final = 1
 NO_PROGRESS: Final = 2
 ILLEGAL_BLOCKS: Final = 3
+INTERRUPTED: Final = -1
 
 
 class State(NamedTuple):
