@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
+QUEUE_ORDERS: Final = (
+    *("fcfs", "priority", "shortest-predicted-first"),
+    *("multi-level-feedback", "least-attained-service", "fair-share"),
+)
 OBJECTIVES: Final = ("ttft", "tpot", "itl", "e2e", "throughput", "cost", "energy")
 STATISTICS: Final = ("mean", "median", "p90", "p95", "p99")
 

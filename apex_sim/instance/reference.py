@@ -20,6 +20,8 @@ from apex_sim.errors import InvariantError
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.clock import DECISIONS, ENDS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
+from apex_sim.instance.orders import ORDERS
+from apex_sim.instance.orders.queue_order import QueueOrder
 from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
 from apex_sim.instance.prefix_cache import prefix_cache_of
@@ -31,6 +33,7 @@ from apex_sim.record.latency_histogram import LatencyHistogram
 from apex_sim.record.step_records import StepRecords
 
 Policy = Callable[[SchedulerQueue], list[Entry]]
+OrderMaker = Callable[[], QueueOrder]
 
 
 class Listener(Protocol):
@@ -65,7 +68,8 @@ class ReferenceInstance:
     env : simulation environment shared by the fleet.
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     listener : told of everything that happens to requests.
-    policy : batching policy; by default the one that the shape's scheduler settings name.
+    policy, order : batching policy, and what makes a queue order that keeps account; by default those that the shape's
+        scheduler settings name.
     unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
     place : which of the fleet's instances this is; ties between them fall in this order.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
@@ -80,6 +84,7 @@ class ReferenceInstance:
         listener: Listener,
         policy: Policy | None = None,
         *,
+        order: OrderMaker | None = None,
         unit_tokens: int | None = None,
         check: bool = False,
         place: int = 0,
@@ -97,6 +102,8 @@ class ReferenceInstance:
         settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
         self._depth = shape.n_in_flight
         self.pipeline = Pipeline(step_model, hides_host=self._depth > 1)
+        maker = order or ORDERS.get(settings.queue_order)
+        self._order = maker() if maker else None
         self.queues = [
             SchedulerQueue(
                 settings,
@@ -106,6 +113,7 @@ class ReferenceInstance:
                     preset.watermark_frac,
                     prefix_cache_of(settings, memory, unit_tokens),
                 ),
+                self._order,
             )
             for _ in range(n_queues)
         ]
@@ -119,7 +127,13 @@ class ReferenceInstance:
         return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
 
     def submit(
-        self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = (), rank: float = 0.0
+        self,
+        request: int,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        units: tuple[int, ...] = (),
+        rank: float = 0.0,
+        owner: str = "",
     ) -> None:
         """Put a request into the least loaded queue; it can be scheduled from the next decision on.
 
@@ -127,7 +141,7 @@ class ReferenceInstance:
         """
         index = min(range(len(self.queues)), key=lambda i: self.queues[i].n_unfinished)
         runs_ahead = self._shape.scheduler.async_scheduling
-        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank, units=units)
+        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank, owner=owner, units=units)
         most = self._shape.scheduler.max_num_waiting
         if most is not None and sum(len(queue.waiting) for queue in self.queues) >= most:
             self._listener.rejected(sequence, f"{most} requests wait already", self._env.now)
@@ -194,6 +208,7 @@ class ReferenceInstance:
         return InFlight(entries, end_s)
 
     def _decide(self, queue: SchedulerQueue) -> list[Entry]:
+        queue.arrange()
         entries = self._policy(queue)
         if self._checks:
             require_legal_batch(queue, entries)
@@ -201,6 +216,8 @@ class ReferenceInstance:
             self._listener.rejected(sequence, reason, self._env.now)
         queue.rejected.clear()
         for entry in entries:
+            if self._order:
+                self._order.runs(entry)
             if entry.past == entry.sequence.n_hit_tokens and entry.sequence.n_preemptions == 0:
                 self._listener.scheduled(entry.sequence.request, self._env.now)
         return entries
@@ -215,6 +232,8 @@ class ReferenceInstance:
                 continue
             sequence.n_pending -= 1
             sequence.n_generated += 1
+            if self._order:
+                self._order.emits(sequence)
             if sequence.n_generated > 1:
                 self.gaps.add(now_s - sequence.last_token_s)
             sequence.last_token_s = now_s

@@ -8,6 +8,7 @@ from collections import deque
 from apex_sim.errors import UnsupportedError
 from apex_sim.instance.admission import Admission
 from apex_sim.instance.block_pool import BlockPool
+from apex_sim.instance.orders.queue_order import QueueOrder
 from apex_sim.instance.sequence import Entry, Sequence
 from apex_sim.plan.shape import SchedulerSettings
 
@@ -15,16 +16,18 @@ from apex_sim.plan.shape import SchedulerSettings
 class SchedulerQueue:
     """State that a batching policy works on; first come, first served, unless the settings name another order.
 
+    An `order` that keeps account goes before the one of the settings, and sorts anew before each decision.
     `running` is in the order that the policy gives it; `rejected` collects (sequence, reason) for the engine to report.
     """
 
-    def __init__(self, settings: SchedulerSettings, pool: BlockPool) -> None:
+    def __init__(self, settings: SchedulerSettings, pool: BlockPool, order: QueueOrder | None = None) -> None:
         self.settings = settings
         self.pool = pool
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.rejected: list[tuple[Sequence, str]] = []
-        self.is_sorted = settings.sorts_queue
+        self.order = order
+        self.is_sorted = settings.sorts_queue or order is not None
         rule = settings.reservation
         self.admission = Admission(rule, rule.first_ratio) if rule else None
 
@@ -47,10 +50,14 @@ class SchedulerQueue:
         if self.admission:
             self.admission.rest()
 
-    @staticmethod
-    def place(sequence: Sequence) -> tuple[float, int]:
-        """Return where `sequence` stands in a sorted queue: by rank, then by arrival."""
-        return sequence.rank, sequence.request
+    def place(self, sequence: Sequence) -> tuple[float, int]:
+        """Return where `sequence` stands in a sorted queue: by the order, or by rank and then by arrival."""
+        return self.order.place(sequence) if self.order else (sequence.rank, sequence.request)
+
+    def arrange(self) -> None:
+        """Sort those that wait by what an order that keeps account says now."""
+        if self.order:
+            self.waiting = deque(self.order.arrange(self.waiting))
 
     @property
     def n_unfinished(self) -> int:
@@ -59,6 +66,8 @@ class SchedulerQueue:
 
     def enqueue(self, sequence: Sequence) -> None:
         """Let a sequence that has arrived wait."""
+        if self.order:
+            self.order.arrives(sequence, self.waiting)
         if self.is_sorted:
             insort(self.waiting, sequence, key=self.place)
         else:

@@ -20,6 +20,7 @@ from apex_sim.fleet.compiled_plan import compiled_way
 from apex_sim.fleet.fleet import Fleet
 from apex_sim.fleet.invariants import check_run
 from apex_sim.instance.block_pool import BlockPool
+from apex_sim.instance.orders import ORDERS
 from apex_sim.instance.policies import POLICIES as POLICY_OF
 from apex_sim.instance.reference import Policy, ReferenceInstance
 from apex_sim.instance.scheduler_queue import SchedulerQueue
@@ -236,9 +237,9 @@ def make_queue(engine: Engine, n_blocks: int | None = None) -> SchedulerQueue:
     """Return an empty scheduler queue for calling a policy by hand."""
     shape = toy_shape(engine)
     blocks = engine.n_blocks if n_blocks is None else n_blocks
-    return SchedulerQueue(
-        shape.scheduler, BlockPool(blocks, KvLayout(engine.block_size_tokens), shape.preset.watermark_frac)
-    )
+    order = ORDERS.get(engine.queue_order)
+    pool = BlockPool(blocks, KvLayout(engine.block_size_tokens), shape.preset.watermark_frac)
+    return SchedulerQueue(shape.scheduler, pool, order() if order else None)
 
 
 def put(queue: SchedulerQueue, *prompts: int, limit: int = 1000, runs_ahead: bool = False) -> list[Sequence]:
