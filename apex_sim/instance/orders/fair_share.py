@@ -1,7 +1,8 @@
 """The virtual token counter: each tenant gets the same service, whatever the others ask for.
 
 Rules of Sheng et al., Fairness in Serving Large Language Models, OSDI 2024, https://arxiv.org/abs/2401.00588,
-Algorithm 2 (VTC): the tenant with the lowest counter is admitted next, its oldest request first, and is charged for the
+Algorithm 2 (VTC), with the prices of https://github.com/Ying1123/VTC-artifact slora/server/router/vtc_req_queue.py at
+commit 14c19b70: the tenant with the lowest counter is admitted next, its oldest request first, and is charged for the
 prompt at once and for each output token as it leaves.  A tenant that comes back to the queue is lifted to the lowest
 counter there, so that nobody saves up service while away.  Nobody is preempted for fairness; where memory lacks, the
 tenant with the highest counter gives way.
@@ -17,7 +18,7 @@ from typing import Final
 from apex_sim.instance.orders.queue_order import QueueOrder
 from apex_sim.instance.sequence import Entry, Sequence
 
-#: What a prompt token and an output token cost (the paper's weights in section 5).
+#: What a prompt token and an output token cost (`input_price` and `output_price` there).
 PROMPT_WEIGHT: Final = 1.0
 OUTPUT_WEIGHT: Final = 2.0
 
