@@ -108,7 +108,6 @@ def test_an_interrupted_command_says_so_and_leaves_nothing(arguments: tuple[str,
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupted_search_takes_its_workers_along(tmp_path: Path) -> None:
-    """A terminal interrupts them too; those that were still starting may complain before the message."""
     command = [*COMMAND, "search", "quickstart", "--n-requests", "20000", "--jobs", "2"]
     process = subprocess.Popen(
         command,
@@ -117,17 +116,16 @@ def test_an_interrupted_search_takes_its_workers_along(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text(encoding="utf-8").split()) < 3:  # two, and the tracker of what they share
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(4)  # workers that are still starting write tracebacks of their own
+    process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)  # workers that stayed would hold both open
     assert process.returncode == 130
-    assert stdout == ""
-    assert stderr.endswith("\nInterrupted.\n")
+    assert (stdout, stderr.strip()) == ("", "Interrupted.")
     assert list(tmp_path.iterdir()) == []
 
 
