@@ -16,8 +16,7 @@ def take_in_drafts(state: State, request: int, n_drafts: int) -> int:
     n_kept = 0
     while (
         n_kept < n_drafts
-        and acceptance_draw(engine["seed"], record["number"], record["generated"] + n_kept)
-        < state.drafts[0, n_kept]
+        and acceptance_draw(engine["seed"], record["number"], record["generated"] + n_kept) < state.drafts[0, n_kept]
     ):
         n_kept += 1
     record["computed"] -= n_drafts - n_kept
