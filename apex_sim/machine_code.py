@@ -24,9 +24,10 @@ SOURCES: Final = (
     "cost/decode_line.py",
     "cost/draft_price.py",
     "cost/look_up.py",
+    "cost/rank_price.py",
     "cost/step_price.py",
     "cost/step_tables.py",
-    "instance/acceptance.py",
+    "draw.py",
     "instance/kernel/*.py",
 )
 #: Environment variable that names another cache folder.

@@ -101,6 +101,12 @@ PLAN_FLAGS: Final = (
     click.option("--pp", "space__pp", type=Degrees(), metavar="N,...", help="Pipeline stages."),
     click.option("--dp", "space__dp", type=Degrees(), metavar="N,...", help="Numbers of instances."),
     click.option(
+        "--attention-dp", "space__attention_dp", type=Degrees(), metavar="N,...", help="Attention ranks of an instance."
+    ),
+    click.option(
+        "--ep/--no-ep", "space__ep", default=None, help="Whether devices hold whole experts; with attention DP they do."
+    ),
+    click.option(
         "--layers", "space__layers", type=Degrees(), metavar="N,...", help="Layers of each stage, such as 19,20,20,21."
     ),
     click.option(
@@ -145,6 +151,19 @@ SCHEDULER_FLAGS: Final = (
         type=_COUNT,
         metavar="N",
         help="Refuse requests while so many wait.",
+    ),
+    click.option(
+        "--preemption",
+        "scheduler__preemption",
+        type=click.Choice(("recompute", "swap")),
+        help="What happens to sequences that lose their KV blocks.",
+    ),
+    click.option(
+        "--expert-imbalance",
+        "scheduler__expert_imbalance",
+        type=click.FloatRange(min=0),
+        metavar="SPREAD",
+        help="Of the fullest expert rank from step to step; 1 is that of random routing.",
     ),
     click.option("--max-num-seqs", "scheduler__max_num_seqs", type=_COUNT, metavar="N", help="Sequences in a batch."),
     click.option(

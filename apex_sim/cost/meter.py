@@ -30,6 +30,7 @@ class StageMeter:
         self._stage = stage
         self.idle_w = stage.power.idle_w
         self._token_visits = np.zeros(stage.tokens.kernel_s.shape[1])
+        self._joint_visits = np.zeros(stage.joint.kernel_s.shape[1] if stage.joint else 1)
         self._head_visits = np.zeros(stage.head.kernel_s.shape[1])
         self._prefill_s = [0.0] * len(stage.attention)
         self._decode_s = [0.0] * len(stage.attention)
@@ -39,31 +40,41 @@ class StageMeter:
         self.host_s = 0.0
         self.launch_s = 0.0
         self.slowdown_s = 0.0
+        self.swap_s = 0.0
         self.draft_s = 0.0
+        self.imbalance_s = 0.0
         self.dynamic_j = 0.0
 
     @classmethod
     def of_counts(
-        cls, stage: StageModel, token_visits: Floats, head_visits: Floats, attention_s: Floats, totals: Any
+        cls,
+        stage: StageModel,
+        token_visits: Floats,
+        joint_visits: Floats,
+        head_visits: Floats,
+        attention_s: Floats,
+        totals: Any,
     ) -> StageMeter:
         """Return the meter of a stage that the compiled engine has counted; `totals` is its record."""
         meter = cls(stage)
         meter._token_visits[:] = token_visits[: len(meter._token_visits)]
+        meter._joint_visits[:] = joint_visits[: len(meter._joint_visits)]
         meter._head_visits[:] = head_visits[: len(meter._head_visits)]
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])
-        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "draft_s", "dynamic_j"):
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "swap_s", "draft_s", "imbalance_s", "dynamic_j"):
             setattr(meter, name, float(totals[name]))
         return meter
 
     def count(self, batch: StepBatch, price: StagePrice, exposed_host_s: float) -> None:
-        """Add one step and the host time that delayed it."""
+        """Add one step and the host time that delayed it; of several ranks `batch` samples the most."""
         self.n_steps += 1
         self.busy_s += price.device_s
         self.host_s += exposed_host_s
         self.launch_s += price.launch_s
         self.slowdown_s += price.slowdown_s
+        self.imbalance_s += price.imbalance_s
         self.dynamic_j += price.dynamic_j + self._stage.power.active_w * exposed_host_s
         self._attention_outside_s += price.outside_s
         for index, seconds in enumerate(price.prefill_s):
@@ -73,7 +84,17 @@ class StageMeter:
         self._token_visits[price.knot] += 1 - price.fraction
         if price.fraction:
             self._token_visits[price.knot + 1] += price.fraction
+        if self._stage.joint:
+            self._joint_visits[price.joint_knot] += 1 - price.joint_fraction
+            if price.joint_fraction:
+                self._joint_visits[price.joint_knot + 1] += price.joint_fraction
         self._head_visits[batch.n_sampled] += 1
+
+    def count_copies(self, device_s: float) -> None:
+        """Add what copies of KV blocks took before a step."""
+        self.busy_s += device_s
+        self.swap_s += device_s
+        self.dynamic_j += self._stage.power.active_w * device_s
 
     def count_draft(self, device_s: float, dynamic_j: float) -> None:
         """Add what a draft took beside a step."""
@@ -84,7 +105,10 @@ class StageMeter:
     def shares(self) -> list[OperatorShare]:
         """Return what each operator took, by what its price rests on; attention groups of one basis are not merged."""
         shares = []
-        for table, visits in ((self._stage.tokens, self._token_visits), (self._stage.head, self._head_visits)):
+        tables = [(self._stage.tokens, self._token_visits), (self._stage.head, self._head_visits)]
+        if self._stage.joint:
+            tables.append((self._stage.joint, self._joint_visits))
+        for table, visits in tables:
             spent = (table.kernel_s @ visits).tolist()
             outside = (np.where(table.in_range, 0.0, table.kernel_s) @ visits).tolist()
             shares += [OperatorShare(*row) for row in zip(table.names, table.bases, spent, outside, strict=True)]
@@ -106,7 +130,11 @@ class StageMeter:
         spent: dict[str, float] = {}
         for share in self.shares():
             spent[share.operator] = spent.get(share.operator, 0.0) + share.spent_s
+        if self._stage.spread_s is not None:
+            spent["moe"] += self.imbalance_s
         spent["launch"] = self.launch_s
         spent["slowdown"] = self.slowdown_s
         spent["host"] = self.host_s
+        if self.swap_s:
+            spent["swap"] = self.swap_s
         return spent

@@ -1,28 +1,27 @@
 """Which operators does a stage run for a step's tokens, and of which sizes are they on one device?
 
 Three groups, by what they depend on: token-wise operators on the tokens of the step, the head on the sequences that
-sample, attention on the contexts.  Kernels as in vLLM's Llama, Mixtral, gpt-oss and DeepSeek: fused QKV, fused gate and
-up, residual add fused with the norm, one all-reduce after attention and one after the FFN.  The write of new keys and
-values belongs to attention.
+sample, attention on the contexts.  Under attention DP a fourth: experts on the tokens of all ranks.  Kernels as in
+vLLM's Llama, Mixtral, gpt-oss and DeepSeek: fused QKV, fused gate and up, residual add fused with the norm, one
+all-reduce after attention and one after the FFN.  The write of new keys and values belongs to attention.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import numpy as np
 
 from apex_sim.cost.attention_launch import AttentionGroup, launch_sizes
-from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.collectives import exchanged_bytes
+from apex_sim.cost.forms.routing import fullest_spread
 from apex_sim.cost.parts import Floats, Parts, repeat
 from apex_sim.cost.sizes import ExpertSizes
-from apex_sim.hardware.cluster import Cluster
-from apex_sim.hardware.link import Group, Link
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
-from apex_sim.model.model import Layer, Model
+from apex_sim.model.model import Layer
 from apex_sim.plan.precision import DISPATCH_BYTES, Precision
-from apex_sim.plan.shape import Shape, Stage
 from apex_sim.plan.weights import n_local_kv_heads
 from apex_sim.units import BYTES_PER_NUMBER
 
@@ -32,60 +31,6 @@ _FP32 = BYTES_PER_NUMBER["fp32"]
 _SAMPLER_PASSES = 4
 
 Named = tuple[str, Parts]
-
-
-@dataclass(frozen=True, slots=True)
-class StageContext:
-    """What every operator of a stage needs to know; `joins_inputs` if it starts from two hidden states for a token."""
-
-    cost: CostModel
-    model: Model
-    cluster: Cluster
-    shape: Shape
-    index: int
-    joins_inputs: bool = False
-
-    @property
-    def stage(self) -> Stage:
-        """The stage itself."""
-        return self.shape.stages[self.index]
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The stage's layers."""
-        stage = self.stage
-        return self.model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
-
-    @property
-    def is_first(self) -> bool:
-        """Whether the stage holds the embedding."""
-        return self.index == 0
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the stage holds the LM head."""
-        return self.index == len(self.shape.stages) - 1
-
-    @property
-    def tp_group(self) -> Group:
-        """Devices that the stage's attention collectives run over."""
-        return self.cluster.group(self.stage.attention.tp)
-
-    @property
-    def next_link(self) -> Link:
-        """Link to the following stage; instances start at a node's first free device, stages are consecutive.
-
-        All devices of a stage send at once, each its slice.
-        """
-        end = (self.index + 1) * self.stage.n_devices
-        crosses = self.shape.n_devices > self.cluster.n_devices_per_node and end % self.cluster.n_devices_per_node == 0
-        inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
-        return inter_node if crosses else self.cluster.intra_node
-
-    def all_reduce(self, n_bytes: Floats) -> Parts:
-        """Price an all-reduce over the tensor-parallel group, with the engine's own kernel where it is allowed."""
-        own = self.shape.preset.own_all_reduce if self.shape.scheduler.custom_all_reduce else "none"
-        return self.cost.all_reduce(n_bytes, self.tp_group, own)
 
 
 def attention_groups(context: StageContext) -> tuple[AttentionGroup, ...]:
@@ -190,37 +135,83 @@ def _linear_projections(context: StageContext, cell: LinearAttentionCell, n_toke
 
 
 def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Iterator[Named]:
-    """Yield router, experts and shared experts.
+    """Yield router, experts and shared experts; under attention DP without the experts, which see all ranks' tokens.
 
     Under expert parallelism every rank sends its tokens to the ranks of their experts (dispatch) and gets them back
-    (combine); the tokens of all attention-DP ranks meet in the experts.  vLLM dispatches in fp8 through DeepEP where
-    the experts are quantised in blocks of 128 (use_fp8_dispatch, model_executor/layers/fused_moe/all2all_utils.py);
-    everything else travels in bf16, as DeepEP's combine does.  A copy goes to each active expert, as DeepEP's
-    low-latency kernels send them; its normal kernels send fewer, so that large steps are priced from above.
+    (combine); it sends as many as the largest rank has, because all wait for that one.  vLLM dispatches in fp8 through
+    DeepEP where the experts are quantised in blocks of 128 (use_fp8_dispatch,
+    model_executor/layers/fused_moe/all2all_utils.py); everything else travels in bf16, as DeepEP's combine does.  A
+    copy goes to each active expert, as DeepEP's low-latency kernels send them; its normal kernels send fewer, so that
+    large steps are priced from above.  The devices of one rank share its tokens (vLLM's sequence-parallel experts) and
+    gather them afterwards.
     """
     cost, hidden, ffn = context.cost, context.model.hidden_size, context.stage.ffn
-    attention_dp = context.stage.attention.attention_dp
+    attention = context.stage.attention
     yield "router", cost.gemm(n_tokens, moe.n_experts, hidden, "bf16", "bf16")
     yield "router", cost.elementwise(n_tokens, moe.n_experts, 2 * _FP32)
-    weight = context.shape.precision.weight_dtype_of(context.model, "experts")
-    activation = _activation(context.shape.precision, weight)
-    n_matrices = 3 if moe.gated else 2
-    width = moe.intermediate_size / ffn.tp
-    experts = ExpertSizes(moe.n_experts, moe.n_active_experts, hidden, width, n_matrices, ffn.ep)
-    yield "moe", cost.moe(n_tokens * attention_dp, experts, weight, activation)
+    if attention.attention_dp == 1:
+        yield "moe", expert_cost(context, moe, n_tokens)
     if moe.shared_intermediate_size:
         yield from _ffn_operators(context, moe.shared_intermediate_size, True, n_tokens, "ffn")
-    if attention_dp > 1 and ffn.ep > 1:
-        for bytes_per_number in (DISPATCH_BYTES.get(weight, _ACT), _ACT):
-            sent = exchanged_bytes(n_tokens, hidden, moe.n_active_experts, bytes_per_number)
-            yield "all_to_all", cost.all_to_all(sent, context.cluster.group(ffn.ep))
-    else:
+    if attention.attention_dp == 1 or ffn.ep == 1:
         yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
+        return
+    weight = context.shape.precision.weight_dtype_of(context.model, "experts")
+    for bytes_per_number in (DISPATCH_BYTES.get(weight, _ACT), _ACT):
+        sent = exchanged_bytes(n_tokens / attention.tp, hidden, moe.n_active_experts, bytes_per_number)
+        yield "all_to_all", cost.all_to_all(sent, context.cluster.group(ffn.ep))
+    yield "all_gather", cost.all_gather(n_tokens * hidden * _ACT, context.tp_group)
+
+
+def expert_cost(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Parts:
+    """Price the routed experts of one layer for `n_tokens` of all ranks together."""
+    ffn, precision = context.stage.ffn, context.shape.precision
+    weight = precision.weight_dtype_of(context.model, "experts")
+    width = moe.intermediate_size / ffn.tp
+    n_matrices = 3 if moe.gated else 2
+    experts = ExpertSizes(moe.n_experts, moe.n_active_experts, context.model.hidden_size, width, n_matrices, ffn.ep)
+    return context.cost.moe(n_tokens, experts, weight, _activation(precision, weight))
+
+
+def joint_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:
+    """Yield (name, cost) of what the attention ranks do together, for `n_tokens` of all of them; layers summed up.
+
+    Without expert parallelism every device holds a part of each expert: the ranks gather all tokens before, and add up
+    and scatter what each device made of them afterwards, which moves as many bytes (vLLM's dispatch and combine in
+    distributed/device_communicators/all2all.py, AgRsAll2AllManager).
+    """
+    stage, hidden_bytes = context.stage, n_tokens * context.model.hidden_size * _ACT
+    ffns = [layer.ffn for layer in context.layers]
+    for ffn in dict.fromkeys(ffns):
+        if not isinstance(ffn, MoeCell):
+            continue
+        yield "moe", repeat(expert_cost(context, ffn, n_tokens), ffns.count(ffn))
+        if stage.ffn.ep == 1:
+            gather = context.cost.all_gather(hidden_bytes, context.cluster.group(stage.n_devices))
+            yield "all_gather", repeat(gather, 2 * ffns.count(ffn))
+
+
+def expert_spread_s(context: StageContext, n_tokens: Floats) -> Floats:
+    """Return one deviation, from step to step, of the experts' time for `n_tokens` of all ranks together.
+
+    A layer takes what its fullest rank takes; with one deviation more rows there it takes as long as with so many more
+    tokens.  Layers are routed independently, so that their variances add up.  At most a third of the experts' time.
+    """
+    variance, total_s = np.zeros_like(n_tokens), np.zeros_like(n_tokens)
+    for ffn in dict.fromkeys(layer.ffn for layer in context.layers):
+        if not isinstance(ffn, MoeCell):
+            continue
+        n_layers = sum(layer.ffn == ffn for layer in context.layers)
+        variation = fullest_spread(n_tokens, ffn.n_experts, ffn.n_active_experts, context.stage.ffn.ep)
+        usual_s = expert_cost(context, ffn, n_tokens).kernel_s
+        more_s = expert_cost(context, ffn, n_tokens * (1.0 + variation)).kernel_s - usual_s
+        variance, total_s = variance + n_layers * more_s**2, total_s + n_layers * usual_s
+    return np.minimum(context.shape.scheduler.expert_imbalance * np.sqrt(variance), total_s / 3.0)
 
 
 def _ffn_operators(context: StageContext, width: int, gated: bool, n_tokens: Floats, part: str) -> Iterator[Named]:
     hidden = context.model.hidden_size
-    columns = width / context.stage.ffn.tp
+    columns = width / context.stage.attention.tp
     n_up = 2 if gated else 1
     yield from _linear(context, "up_gemm", part, n_tokens, n_up * columns, hidden)
     yield "activation", context.cost.elementwise(n_tokens, columns, (n_up + 1) * _ACT)

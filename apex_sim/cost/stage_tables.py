@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from apex_sim.cost import step_tables as at
 from apex_sim.cost.decode_table import DecodeTable
 from apex_sim.cost.operator_table import OperatorTable
-from apex_sim.cost.operators import StageContext
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel
 from apex_sim.cost.prefill_table import KEY_RATIOS, PrefillTable
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.step_tables import StageTables
+from apex_sim.cost.swap import swap_block_s
 
 #: Longer than any context.
 _NO_LIMIT = 2**62
@@ -49,9 +50,14 @@ def tabulate_stage(
     attention: Sequence[tuple[PrefillTable, DecodeTable]],
     classes: Sequence[int],
     power: PowerModel,
+    joint: OperatorTable | None = None,
+    spread_s: Floats | None = None,
 ) -> StageTables:
-    """Return the tables of one stage; `classes` holds the attention class of each group."""
-    shape = context.shape
+    """Return the tables of one stage; `classes` holds the attention class of each group.
+
+    `joint` is what attention ranks do together, if there are several, `spread_s` how much the experts' time varies.
+    """
+    shape, ranks = context.shape, context.shape.preset.ranks
     graphs, packer = shape.preset.graphs, _Packer(at.N_SCALARS, at.N_HEADER)
     largest = (shape.scheduler.max_graph_sequences or graphs.sizes[-1]) if shape.scheduler.cuda_graphs else 0
     sizes = tuple(size for size in graphs.sizes if size <= largest)
@@ -65,13 +71,18 @@ def tabulate_stage(
         at.GRAPHS_PAD: int(graphs.pads),
         at.GRAPH_CONTEXT_TOKENS: graphs.max_context_tokens or _NO_LIMIT,
         at.N_GROUPS: len(attention),
+        at.N_RANKS: shape.attention_dp,
+        at.JOINT_AT: packer.add(joint.totals_s) if joint else 0,
+        at.SPREAD_AT: 0 if spread_s is None else packer.add(spread_s),
+        at.EAGER_PADS: int(ranks is not None and ranks.eager == "cheaper"),
+        at.DUMMY_TOKENS: ranks.dummy_tokens if ranks else 0,
     }
     groups = [_group(packer, *pair, index) for pair, index in zip(attention, classes, strict=True)]
     header[at.GROUPS_AT] = packer.add_whole([value for group in groups for value in group])
     for position, value in header.items():
         packer.layout[position] = value
     numbers = np.concatenate(packer.numbers)
-    numbers[: at.N_SCALARS] = _scalars(context, tokens, head)
+    numbers[: at.N_SCALARS] = _scalars(context, tokens, joint, head)
     return replace_power(StageTables(numbers, np.array(packer.layout, dtype=np.int64)), power)
 
 
@@ -89,14 +100,17 @@ def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
     return tables._replace(numbers=numbers)
 
 
-def _scalars(context: StageContext, tokens: OperatorTable, head: OperatorTable) -> Floats:
+def _scalars(context: StageContext, tokens: OperatorTable, joint: OperatorTable | None, head: OperatorTable) -> Floats:
     preset, scalars = context.shape.preset, np.zeros(at.N_SCALARS)
     growth = preset.slowdown.growth_of.get(context.shape.precision.weight, preset.slowdown.growth)
     scalars[at.LAUNCH_S], scalars[at.EAGER_LAUNCH_S] = preset.graphs.launch_s, preset.graphs.eager_launch_s
     scalars[at.SLOW_BASE : at.SLOW_HALF_TOKENS + 1] = preset.slowdown.base, growth, preset.slowdown.half_tokens
     scalars[at.MODEL_SHARE_FRAC] = context.stage.n_layers / context.model.n_layers / context.stage.n_devices
     scalars[at.TOKEN_LAUNCHES], scalars[at.TOKEN_GAPS] = tokens.n_launches, tokens.gap_launches
+    scalars[at.SWAP_BLOCK_S] = swap_block_s(context)
     scalars[at.HEAD_LAUNCHES], scalars[at.HEAD_GAPS] = head.n_launches, head.gap_launches
+    if joint:
+        scalars[at.JOINT_LAUNCHES], scalars[at.JOINT_GAPS] = joint.n_launches, joint.gap_launches
     return scalars
 
 

@@ -50,6 +50,7 @@ class StepBatch:
     n_prefill_tokens: int = 0
     n_prefill_sequences: int = 0
     n_decode: int = 0
+    n_copied_blocks: int = 0
     longest_context_tokens: int = 0
     prefill_pairs: list[int] = field(default_factory=list)
     prefill_keys: list[int] = field(default_factory=list)

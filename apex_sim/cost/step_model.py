@@ -7,6 +7,7 @@ what each operator took follows afterwards from how often each table cell was vi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +17,20 @@ from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
 from apex_sim.cost.draft_cost import DraftCost
-from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS
+from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS, locate
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
-from apex_sim.cost.operators import StageContext, attention_groups, head_operators, tokenwise_operators
+from apex_sim.cost.operators import (
+    attention_groups,
+    expert_spread_s,
+    head_operators,
+    joint_operators,
+    tokenwise_operators,
+)
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel, power_model
 from apex_sim.cost.prefill_table import PrefillTable, tabulate_prefill
+from apex_sim.cost.rank_price import price_ranks
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.stage_tables import replace_power, tabulate_stage
 from apex_sim.cost.step_batch import StepBatch, Window
 from apex_sim.cost.step_price import price_step
@@ -38,7 +47,9 @@ class StagePrice:
     """Price of one step on one stage: device time and energy above idle of each of the stage's devices.
 
     `knot` and `fraction` say where in the token table the price was read; `prefill_s` and `decode_s` are the attention
-    launches by group of layers, `outside_s` what of them lies outside the data.
+    launches by group of layers, `outside_s` what of them lies outside the data; `joint_knot` and
+    `joint_fraction` belong to the table of what attention ranks do together.  `imbalance_s` is what of the time came of
+    drawn loads of the experts, below 0 where they were better balanced than usual.
     """
 
     device_s: float
@@ -50,6 +61,9 @@ class StagePrice:
     prefill_s: tuple[float, ...]
     decode_s: tuple[float, ...]
     outside_s: float
+    joint_knot: int = 0
+    joint_fraction: float = 0.0
+    imbalance_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +76,73 @@ class StageModel:
     attention: tuple[tuple[PrefillTable, DecodeTable], ...]
     power: PowerModel
     tables: StageTables
+    joint: OperatorTable | None = None
+    spread_s: Floats | None = None
+
+    @property
+    def n_joint_knots(self) -> int:
+        """Knots of the table of what attention ranks do together, 0 if there is but one rank."""
+        return self.joint.kernel_s.shape[1] if self.joint else 0
 
     def price(self, batch: StepBatch) -> StagePrice:
-        """Return what `batch` costs on this stage.
+        """Return what `batch` costs on this stage; of several attention ranks each has one like it.
 
         Raises
         ------
         ValueError : more tokens than the tables were built for; the scheduler's budget forbids it.
         """
+        if self.joint:
+            return self.price_ranks([batch] * self.context.shape.attention_dp)
         attention_s = np.zeros((2, len(self.attention)))
         device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
             self.tables.numbers, self.tables.layout, batch.sums(), attention_s
         )
         prefill_s, decode_s = attention_s.tolist()
         return StagePrice(
-            device_s, dynamic_j, launch_s, slowdown_s, knot, fraction, tuple(prefill_s), tuple(decode_s), outside_s
+            device_s,
+            dynamic_j,
+            launch_s,
+            slowdown_s,
+            knot,
+            fraction,
+            tuple(prefill_s),
+            tuple(decode_s),
+            outside_s,
+        )
+
+    def copy_s(self, n_blocks: int) -> float:
+        """Return how long it takes to copy KV blocks to the host's memory or back."""
+        return float(n_blocks * self.tables.numbers[at.SWAP_BLOCK_S])
+
+    def price_ranks(self, batches: Sequence[StepBatch]) -> StagePrice:
+        """Return what a step costs whose attention ranks have these batches; errors as in `price`."""
+        price = price_ranks(self.tables, [batch.sums() for batch in batches], len(self.attention))
+        prefill_s, decode_s = price.attention_s.tolist()
+        return StagePrice(
+            price.device_s,
+            price.dynamic_j,
+            price.launch_s,
+            price.slowdown_s,
+            *locate(price.n_own),
+            tuple(prefill_s),
+            tuple(decode_s),
+            price.outside_s,
+            *locate(price.n_joint),
+        )
+
+    def varied(self, price: StagePrice, deviation: float) -> StagePrice:
+        """Return `price` with the experts' time so many deviations from the usual; the device is active as long."""
+        if self.spread_s is None:
+            return price
+        knot, fraction = (price.joint_knot, price.joint_fraction) if self.joint else (price.knot, price.fraction)
+        high = knot + 1 if fraction > 0.0 else knot
+        spread_s = float(self.spread_s[knot] * (1.0 - fraction) + self.spread_s[high] * fraction)
+        imbalance_s = deviation * spread_s
+        return replace(
+            price,
+            device_s=price.device_s + imbalance_s,
+            dynamic_j=price.dynamic_j + self.power.active_w * imbalance_s,
+            imbalance_s=imbalance_s,
         )
 
     def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
@@ -181,8 +247,24 @@ def _stage_model(
         for group in groups
     )
     tokens = tabulate_operators(list(tokenwise_operators(context, token_knots[1:])), len(token_knots))
+    joint = _joint_table(context, max_tokens) if context.shape.attention_dp > 1 else None
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
     power = power_model(context.cluster.device)
     classes = [windows.index(group.window) for group in groups]
-    tables = tabulate_stage(context, tokens, head, attention, classes, power)
-    return StageModel(context, tokens, head, attention, power, tables)
+    spread_s = _spread_s(context, max_tokens)
+    tables = tabulate_stage(context, tokens, head, attention, classes, power, joint, spread_s)
+    return StageModel(context, tokens, head, attention, power, tables, joint, spread_s)
+
+
+def _spread_s(context: StageContext, max_tokens: int) -> Floats | None:
+    """Return how much the experts' time varies, at the knots of the table that holds it; None where it does not."""
+    if not context.shape.scheduler.expert_imbalance or context.shape.ep == 1:
+        return None
+    token_knots = knots(max_tokens * context.shape.attention_dp)
+    return np.append(0.0, expert_spread_s(context, token_knots[1:]))
+
+
+def _joint_table(context: StageContext, max_tokens: int) -> OperatorTable:
+    """Return the table of what the attention ranks do together, by the tokens of all of them."""
+    token_knots = knots(max_tokens * context.shape.attention_dp)
+    return tabulate_operators(list(joint_operators(context, token_knots[1:])), len(token_knots))

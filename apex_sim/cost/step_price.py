@@ -64,6 +64,23 @@ def price_step(
     if sums[at.N_SAMPLED] > 0.0:
         n_launches += numbers[at.HEAD_LAUNCHES]
         n_gaps += numbers[at.HEAD_GAPS]
+    kernel_s, compute_s, memory_s, n_launches, n_gaps, outside_s = add_attention(
+        numbers, layout, sums, attention_s, kernel_s, compute_s, memory_s, n_launches, n_gaps
+    )
+    device_s, launch_s, slowdown_s = time_on_device(numbers, sums, in_graph, kernel_s, n_launches, n_gaps)
+    dynamic_j = energy_above_idle(numbers, device_s, compute_s, memory_s, network_s, sums[at.N_TOKENS])
+    return device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction
+
+
+@inner
+def add_attention(
+    numbers: Floats, layout: Ints, sums: Floats, attention_s: Floats,
+    kernel_s: float, compute_s: float, memory_s: float, n_launches: float, n_gaps: float,
+) -> tuple[float, float, float, float, float, float]:  # fmt: skip
+    """Return the last five with a batch's attention added, and what of that lies outside the data.
+
+    Prefill and decode attention of each group are written to the rows of `attention_s`.
+    """
     outside_s = 0.0
     n_decode = sums[at.N_DECODE]
     for index in range(layout[at.N_GROUPS]):
@@ -87,6 +104,14 @@ def price_step(
             outside_s += spent_s * numbers[cell + 3]
             n_launches += numbers[launches + 2]
             n_gaps += numbers[launches + 3]
+    return kernel_s, compute_s, memory_s, n_launches, n_gaps, outside_s
+
+
+@inner
+def time_on_device(
+    numbers: Floats, sums: Floats, in_graph: bool, kernel_s: float, n_launches: float, n_gaps: float
+) -> tuple[float, float, float]:
+    """Return how long a step takes, and what of that are launches and the slowdown of prompts."""
     slowdown_s = 0.0
     if sums[at.N_PREFILL_TOKENS] > 0.0 and not in_graph:
         tokens = sums[at.N_TOKENS]
@@ -96,15 +121,22 @@ def price_step(
     if not in_graph:
         launch_s = max(launch_s, n_launches * numbers[at.EAGER_LAUNCH_S] - (kernel_s + slowdown_s))
     device_s = kernel_s + slowdown_s + launch_s
+    return device_s, launch_s, slowdown_s
+
+
+@inner
+def energy_above_idle(
+    numbers: Floats, device_s: float, compute_s: float, memory_s: float, network_s: float, n_tokens: float
+) -> float:
+    """Return the energy above idle of each device."""
     spent_j = (
         numbers[at.ACTIVE_W] * device_s
         + numbers[at.COMPUTE_W] * compute_s
         + numbers[at.MEMORY_W] * memory_s
         + numbers[at.NETWORK_W] * network_s
-        + numbers[at.TOKEN_J] * (sums[at.N_TOKENS] * numbers[at.MODEL_SHARE_FRAC])
+        + numbers[at.TOKEN_J] * (n_tokens * numbers[at.MODEL_SHARE_FRAC])
     )
-    dynamic_j = min(spent_j, numbers[at.RANGE_W] * device_s)
-    return device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction
+    return float(min(spent_j, numbers[at.RANGE_W] * device_s))
 
 
 @inner

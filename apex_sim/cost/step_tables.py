@@ -45,7 +45,12 @@ TOKEN_LAUNCHES: Final = 12
 TOKEN_GAPS: Final = 13
 HEAD_LAUNCHES: Final = 14
 HEAD_GAPS: Final = 15
-N_SCALARS: Final = 16
+#: To copy one KV block to the host or back.
+SWAP_BLOCK_S: Final = 18
+#: The same of what attention ranks do together.
+JOINT_LAUNCHES: Final = 16
+JOINT_GAPS: Final = 17
+N_SCALARS: Final = 19
 
 # --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
 
@@ -61,7 +66,15 @@ GRAPHS_PAD: Final = 6
 GRAPH_CONTEXT_TOKENS: Final = 7
 N_GROUPS: Final = 8
 GROUPS_AT: Final = 9
-N_HEADER: Final = 10
+#: Attention DP: ranks, the table of what they do together by the tokens of all of them, whether eager steps are padded
+#: to the largest rank where that moves no more bytes, and tokens of a rank that has nothing to do.
+N_RANKS: Final = 10
+JOINT_AT: Final = 11
+EAGER_PADS: Final = 12
+DUMMY_TOKENS: Final = 13
+#: One deviation of the experts' time, by the knots of their table; 0 where it does not vary.
+SPREAD_AT: Final = 14
+N_HEADER: Final = 15
 
 #: A group of layers that attend alike, from `GROUPS_AT` on: its window's index among the batch's, and the window.
 CLASS: Final = 0

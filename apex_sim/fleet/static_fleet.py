@@ -13,7 +13,8 @@ from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import BLIND_ROUTERS, load_router
-from apex_sim.instance.compiled_instance import Asked, Served, serve_compiled
+from apex_sim.instance.compiled_instance import Asked, serve_compiled
+from apex_sim.instance.served import Served
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
@@ -44,7 +45,7 @@ def serve_statically(
     served = []
     for index, shape in enumerate(shapes):
         memory, step_model = compiled[shape]
-        served.append(serve_compiled(shape, step_model, memory, asked_of(workload, shape, turn == index)))
+        served.append(serve_compiled(shape, step_model, memory, asked_of(workload, shape, turn == index, index)))
     return fleet_run(plan, workload, compiled, cost, served, turn)
 
 
@@ -96,8 +97,8 @@ def fleet_run(
     )
 
 
-def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
-    """Return the requests of `workload` that the mask `mine` gives to one instance."""
+def asked_of(workload: Workload, shape: Shape, mine: np.ndarray, place: int = 0) -> Asked:
+    """Return the requests of `workload` that the mask `mine` gives to the instance at `place`."""
     columns, load = workload.requests, workload.load
     prompts, limits = columns.prompt_tokens[mine], columns.max_output_tokens[mine]
     room = shape.scheduler.max_model_len - prompts
@@ -113,6 +114,7 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],
         np.flatnonzero(mine),
         workload.seed or 0,
+        place,
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints
@@ -23,13 +22,15 @@ from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
 from apex_sim.instance.prefix_cache import prefix_cache_of
+from apex_sim.instance.scheduler_queue import swap_space_is_full
+from apex_sim.instance.served import Served, served_of
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
 from apex_sim.preset.preset import Reservation
-from apex_sim.record.latency_histogram import N_BINS, LatencyHistogram
-from apex_sim.record.request_records import REJECTED, RUNNING
-from apex_sim.record.step_records import STEP_COLUMNS, StepRecords
+from apex_sim.record.latency_histogram import N_BINS
+from apex_sim.record.request_records import RUNNING
+from apex_sim.record.step_records import STEP_COLUMNS
 
 #: Steps that are kept, at most; every other one goes when there are more.
 _MOST_STEPS = 8192
@@ -43,7 +44,8 @@ class Asked:
 
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
     lets another arrive.  `units` are the identities of each prompt's full blocks of `unit_tokens` tokens, if any.
-    `numbers` are the fleet's numbers of the requests, their places by default; `seed` is that of draws during the run.
+    `numbers` are the fleet's numbers of the requests, their places by default.  What is drawn during the run follows
+    from `seed`, these numbers and `place`, that of the instance among those of the fleet.
     """
 
     arrival_s: Floats
@@ -56,22 +58,7 @@ class Asked:
     units: Sequence[tuple[int, ...]] = ()
     numbers: Ints | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What came of them; times are NaN where they never happened."""
-
-    requests: at.Records
-    reasons: dict[int, str]
-    gaps: LatencyHistogram
-    steps: StepRecords
-    meters: tuple[StageMeter, ...]
-    idle_s: tuple[float, ...]
-    free_s: tuple[float, ...]
-    end_s: float
-    n_blocks_held: int
-    n_leapt_steps: int
+    place: int = 0
 
 
 def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: Asked) -> Served:
@@ -82,7 +69,8 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
     InvariantError : INV-1, if requests can never end.
     """
     state = start(shape, step_model, memory, _requests(asked), asked.unit_tokens, asked.units)
-    state.engine[0]["concurrent"], state.engine[0]["seed"] = asked.concurrency or 0, asked.seed
+    state.engine[0]["concurrent"] = asked.concurrency or 0
+    state.engine[0]["seed"], state.engine[0]["place"] = asked.seed, asked.place
     _let_arrive(state, asked)
     run(shape, state)
     return served_of(state, state.requests, step_model)
@@ -94,11 +82,14 @@ def run(shape: Shape, state: State) -> None:
     Raises
     ------
     InvariantError : INV-1, if requests can never end.
+    InfeasiblePlanError : the swap space is full, where the engine stops.
     """
     COMPILED_POLICIES[shape.scheduler.policy](state)
     engine = state.engine[0]
     if engine["error"] == at.STUCK:
         raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
+    if engine["error"] == at.SWAP_SPACE_FULL:
+        raise swap_space_is_full(shape.scheduler.swap_bytes)
     if engine["error"] == at.NO_PROGRESS:
         raise InvariantError(
             1, f"{engine['barren_steps']} steps without a token: sequences preempt each other for ever"
@@ -143,6 +134,7 @@ def start(
         numbers=np.concatenate([*numbers, *(table.numbers for table in drafts)]),
         layout=np.concatenate([*layouts, *(table.layout for table in drafts)]),
         token_visits=np.zeros((n_stages, max(len(stage.tokens.totals_s) for stage in step_model.stages) + 1)),
+        joint_visits=np.zeros((n_stages, max(stage.n_joint_knots for stage in step_model.stages) + 1)),
         head_visits=np.zeros((n_stages, max(len(stage.head.totals_s) for stage in step_model.stages))),
         attention_s=np.zeros((n_stages, 2, n_groups)),
         gaps=np.zeros(N_BINS, dtype=np.int64),
@@ -154,19 +146,29 @@ def start(
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, max(n_groups, step_model.draft.n_groups if step_model.draft else 0))),
         preempted=np.zeros(most_running, dtype=np.int64),
+        holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
+        swapped=np.zeros((n_queues, most_running), dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
+        rank_sums=np.zeros((n_queues, len(step_model.windows) * 3 + 6)),
+        most=np.zeros(len(step_model.windows) * 3 + 6),
         drafts=draft_rows_of(step_model),
-        **_units(units if prefixes else [()] * n),
+        **_units(units if prefixes else [()] * n, n_queues),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
+    requests["place"] = at.NOWHERE
+    state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
     point_at_draft(state.engine[0], step_model)
+    state.engine[0]["varies"] = int(any(stage.spread_s is not None for stage in step_model.stages))
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
+        queue["n_host_free"] = memory.n_host_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
     if prefixes:
         state.engine[0]["unit_tokens"], state.engine[0]["unit_blocks"] = prefixes.unit_tokens, prefixes.unit_blocks
-        start_queue(state.engine[0], state.units, memory.n_blocks)
+        n_records = len(state.units) // n_queues
+        for index, queue in enumerate(state.queues):
+            start_queue(queue, state.units, index * n_records, n_records, memory.n_blocks // n_queues)
     numbers_at = layout_at = 0
     for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
         stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
@@ -175,15 +177,15 @@ def start(
     return state
 
 
-def _units(full: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """Return the units of all prompts, numbered from 0, one request after the other, and their records.
+def _units(full: Sequence[tuple[int, ...]], n_queues: int) -> dict[str, Any]:
+    """Return the units of all prompts, numbered from 0, one request after the other, and their records in each queue.
 
-    The free queue needs a record for each unit and one more for each gap between two.
+    A queue's free blocks need a record for each unit and one more for each gap between two.
     """
     counts = np.array([len(units) for units in full], dtype=np.int64)
     flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
     distinct, numbers = np.unique(flat, return_inverse=True)
-    records = np.zeros(2 * len(distinct) + 3, dtype=at.UNIT)
+    records = np.zeros(n_queues * (2 * len(distinct) + 3), dtype=at.UNIT)
     records["references"] = -1
     return {
         "units": records,
@@ -218,7 +220,10 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["host_holder"], engine["until_s"] = -1, np.inf
+    engine["swaps"] = int(settings.swaps)
     engine["n_draft_tokens"] = settings.n_draft_tokens
+    ranks = shape.preset.ranks if shape.attention_dp > 1 else None
+    engine["n_ranks"], engine["waiting_weight"] = shape.attention_dp, (ranks.waiting_weight or 0) if ranks else 1
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
@@ -235,48 +240,3 @@ def _let_arrive(state: State, asked: Asked) -> None:
     order = np.argsort(queued_s, kind="stable")
     state.coming_s[:first], state.coming[:first] = queued_s[order], order
     engine["n_coming"] = engine["n_arrived"] = first
-
-
-def served_of(state: State, requests: at.Records, step_model: StepModel) -> Served:
-    """Return what came of `requests`, those of the state's that arrived.
-
-    Raises
-    ------
-    InvariantError : INV-1, if requests never ended.
-    """
-    engine = state.engine[0]
-    lost = int((requests["status"] == RUNNING).sum())
-    if lost:
-        raise InvariantError(1, f"{lost} requests never ended")
-    gaps = LatencyHistogram()
-    gaps.counts, gaps.n, gaps.sum_s = state.gaps.tolist(), int(engine["n_gaps"]), float(engine["sum_gaps_s"])
-    rows, _, _, n_steps = state.sampling.tolist()
-    meters = tuple(
-        StageMeter.of_counts(
-            stage, state.token_visits[index], state.head_visits[index], state.attention_s[index], state.stages[index]
-        )
-        for index, stage in enumerate(step_model.stages)
-    )
-    return Served(
-        requests=requests,
-        reasons={
-            int(i): _reason(requests[i], step_model.shape) for i in np.flatnonzero(requests["status"] == REJECTED)
-        },
-        gaps=gaps,
-        steps=StepRecords.sample(state.steps[:rows], n_steps, int(engine["most_blocks_used"])),
-        meters=meters,
-        idle_s=tuple(state.stages["idle_s"].tolist()),
-        free_s=tuple(state.stages["free_s"].tolist()),
-        end_s=float(engine["now_s"]),
-        n_blocks_held=int((state.queues["n_blocks"] - state.queues["n_free"]).sum()),
-        n_leapt_steps=int(engine["n_leapt_steps"]),
-    )
-
-
-def _reason(request: Any, shape: Shape) -> str:
-    if request["reason"] == at.TOO_MANY_WAIT:
-        return f"{shape.scheduler.max_num_waiting} requests wait already"
-    n_tokens = request["prompt"] + request["generated"]
-    if request["reason"] == at.PROMPT_EXCEEDS_BUDGET:
-        return f"prompt of {n_tokens} tokens exceeds the step budget"
-    return f"prompt of {n_tokens} tokens can never fit the KV cache"

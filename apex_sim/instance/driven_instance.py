@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from apex_sim.cost.step_model import StepModel
-from apex_sim.instance.compiled_instance import Served, run, served_of, start
+from apex_sim.instance.compiled_instance import run, start
 from apex_sim.instance.kernel import state as at
+from apex_sim.instance.served import Served, served_of
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
 from apex_sim.record.request_records import REJECTED, RUNNING
@@ -19,14 +20,16 @@ class DrivenInstance:
     ----------
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     most_requests : no more are ever submitted.
-    seed : of draws during the run.
+    seed, place : of what is drawn during the run, and of the instance among those of the fleet.
     """
 
-    def __init__(self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int, seed: int = 0) -> None:
+    def __init__(
+        self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int, seed: int, place: int
+    ) -> None:
         self._shape = shape
         self._step_model = step_model
         self._state = start(shape, step_model, memory, np.zeros(most_requests, dtype=at.REQUEST))
-        self._state.engine[0]["seed"] = seed
+        self._state.engine[0]["seed"], self._state.engine[0]["place"] = seed, place
         self._numbers: list[int] = []
         self._n_told = 0
         self._engine = {name: self._state.engine[name] for name in ("until_s", "quiet_s", "n_left")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apex_sim.cost.decode_line import line_s
@@ -9,6 +10,7 @@ from apex_sim.cost.draft_cost import DraftBatch
 from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StagePrice, StepModel
+from apex_sim.draw import EXPERTS, normal
 
 
 @dataclass(slots=True)
@@ -37,9 +39,12 @@ class Pipeline:
     With speculation no two steps are equal, and a draft works on the only stage after each.
     """
 
-    def __init__(self, step_model: StepModel, *, hides_host: bool = False) -> None:
+    def __init__(self, step_model: StepModel, *, hides_host: bool = False, seed: int = 0, place: int = 0) -> None:
+        self._seed, self._place = seed, place
+        self._varies = any(stage.spread_s is not None for stage in step_model.stages)
         self._draft = step_model.draft
-        self._has_lines = len(step_model.stages) == 1 and not step_model.shape.scheduler.speculation
+        speculates = step_model.shape.scheduler.speculation is not None
+        self._has_lines = len(step_model.stages) == 1 and not speculates and not self._varies
         self.meters = [StageMeter(stage) for stage in step_model.stages]
         self._stages = step_model.stages
         self._hides_host = hides_host
@@ -60,16 +65,25 @@ class Pipeline:
 
         It was decided and is ready at these times; in between the host worked for `host_s`.
         """
-        if self._has_lines and not batch.n_prefill_tokens:
+        if self._has_lines and not batch.n_prefill_tokens and not batch.n_copied_blocks:
             return self._along_line(batch, requests, decided_s, host_s, ready_s)
         self._run = None
         arrives_s, start_s = ready_s, ready_s
         for index, stage in enumerate(self._stages):
-            price = stage.price(batch)
+            price = self._varied(index, stage.price(batch))
             begin_s = self._occupy(index, batch, price, decided_s, arrives_s)
-            self.free_s[index] = arrives_s = begin_s + (price.device_s + self._draft_s(index, drafts))
+            beside_s = price.device_s + self._copy_s(index, batch.n_copied_blocks) + self._draft_s(index, drafts)
+            self.free_s[index] = arrives_s = begin_s + beside_s
             start_s = begin_s if index == 0 else start_s
         return start_s, arrives_s
+
+    def _copy_s(self, index: int, n_blocks: int) -> float:
+        """Count the copies to and from the host that precede a step, and return how long they take."""
+        if not n_blocks:
+            return 0.0
+        copy_s = self._stages[index].copy_s(n_blocks)
+        self.meters[index].count_copies(copy_s)
+        return copy_s
 
     def _draft_s(self, index: int, drafts: DraftBatch | None) -> float:
         """Count what the draft does after a step, and return how long it takes."""
@@ -78,6 +92,21 @@ class Pipeline:
         device_s, dynamic_j = self._draft.price(drafts)
         self.meters[index].count_draft(device_s, dynamic_j)
         return device_s
+
+    def run_ranks(self, batches: Sequence[StepBatch], decided_s: float, ready_s: float) -> tuple[float, float]:
+        """Send a step of several attention ranks through the only stage; return when it starts and ends."""
+        price = self._varied(0, self._stages[0].price_ranks(batches))
+        fullest = max(batches, key=lambda batch: batch.n_sampled)
+        begin_s = self._occupy(0, fullest, price, decided_s, ready_s)
+        self.free_s[0] = begin_s + price.device_s
+        return begin_s, self.free_s[0]
+
+    def _varied(self, index: int, price: StagePrice) -> StagePrice:
+        """Return `price` with the loads of the experts drawn for the stage's next step."""
+        if not self._varies:
+            return price
+        deviation = normal(self._seed, self.meters[index].n_steps, self._place, EXPERTS + index)
+        return self._stages[index].varied(price, deviation)
 
     def _occupy(self, index: int, batch: StepBatch, price: StagePrice, decided_s: float, arrives_s: float) -> float:
         """Count waiting, exposed host time and work of a batch on a stage; return when it begins."""

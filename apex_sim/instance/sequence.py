@@ -18,7 +18,8 @@ class Sequence:
     a lower `rank` go first where the queue order uses it; it never derives from what the scheduler cannot know.
     `units` are the identities of the prompt's full hashed blocks, of which it has looked at the first `n_seen` and
     holds `held`, alone or with others; `n_hit_tokens` were cached when it was last admitted, `n_cached_tokens` when it
-    first was.  `n_drafts` tokens are proposed to follow what it has.
+    first was.  `place` is where blocks reserved in one piece begin, `n_host_blocks` counts those that were swapped out.
+    `n_drafts` tokens are proposed to follow what it has.
     """
 
     request: int
@@ -38,6 +39,8 @@ class Sequence:
     n_seen: int = 0
     n_hit_tokens: int = 0
     n_cached_tokens: int = 0
+    place: int | None = None
+    n_host_blocks: int = 0
     n_drafts: int = 0
 
     @property

@@ -5,8 +5,9 @@ of them end in a step and as many prompts enter it, so that a pipeline slot last
 tokens) and the instance serves B / (o s) requests per second.  An estimate from means: queueing needs the simulation.
 Where nobody joins a batch, B requests take their prompts and as many steps as the longest of B answers.
 It assumes that the batches in a pipeline are equal; engines do not balance them, and unequal ones serve down to half
-of the estimate at two or four stages, less at eight.  An engine that never evicts keeps room for the whole output.
-With speculation a step emits E tokens for each sequence, so that B E / o of them end in it.
+of the estimate at two or four stages, less at eight.  Ranks of attention DP are taken as equally full.  An engine that
+never evicts keeps room for the whole output.  With speculation a step emits E tokens for each sequence, so that B E / o
+of them end in it.
 """
 
 from __future__ import annotations
@@ -82,15 +83,15 @@ def instance_capacity_per_s(
         batch = _decodes(step_model, n_running, held_tokens, n_new)
         _add_prompts(batch, n_running * n_entering, prompt_tokens, settings.max_num_batched_tokens)
         slot_s = _step_s(step_model, batch) + _draft_s(step_model, batch, _decodes(step_model, n_running, held_tokens))
-        return n_running * emitted / (output_tokens * slot_s)
-    return n_running / (output_tokens * slot_s)
+        n_running *= emitted
+    return shape.attention_dp * n_running / (output_tokens * slot_s)
 
 
 def _n_running(step_model: StepModel, memory: Memory, held_tokens: float) -> float:
-    """Return the sequences of a full batch: seats, or what the KV cache holds."""
+    """Return the sequences of a full batch of one attention rank: seats, or what the KV cache holds."""
     shape = step_model.shape
-    n_seats = shape.scheduler.max_num_seqs * shape.n_queues / shape.pp
-    return min(n_seats, memory.kv_tokens / shape.pp / held_tokens)
+    n_seats = shape.scheduler.max_num_seqs * shape.n_queues / shape.attention_dp / shape.pp
+    return min(n_seats, memory.kv_tokens / shape.attention_dp / shape.pp / held_tokens)
 
 
 def _decodes(step_model: StepModel, n_running: float, held_tokens: float, n_new: int = 1) -> StepBatch:

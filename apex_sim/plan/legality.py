@@ -5,12 +5,13 @@ from __future__ import annotations
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
-from apex_sim.model.cells import FfnCell
+from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.draft import draft_model_of
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import PEAK_OF_ACTIVATION
-from apex_sim.plan.shape import CellParallelism, Shape
+from apex_sim.plan.shape import Shape
+from apex_sim.preset.research import RESEARCH_POLICIES
 
 
 def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
@@ -25,12 +26,15 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
         split = "+".join(str(stage.n_layers) for stage in shape.stages)
         raise InfeasiblePlanError(f"stages of {split} layers do not cover the model's {model.n_layers}")
     for stage in shape.stages:
-        _require_supported(stage.attention)
-        _require_supported(stage.ffn)
+        if stage.attention.cp != 1 or stage.ffn.cp != 1:
+            raise InfeasiblePlanError(f"CP {max(stage.attention.cp, stage.ffn.cp)} is not simulated yet")
         if stage.attention.n_devices != stage.ffn.n_devices:
             raise InfeasiblePlanError("attention and FFN of a stage must use the same devices")
+        if stage.attention.ep != 1 or stage.ffn.attention_dp != 1 or min(stage.ffn.tp, stage.ffn.ep) != 1:
+            raise InfeasiblePlanError("experts are divided over all devices of a stage, or each is held whole by one")
+    _require_ranks(model, shape)
     for layer, _ in model.layer_groups():
-        _require_divisible(layer, shape.tp)
+        _require_divisible(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
     _require_placeable(cluster, shape)
@@ -50,13 +54,26 @@ def require_legal_plan(model: Model, cluster: Cluster, plan: Plan) -> None:
         raise InfeasiblePlanError(f"needs {plan.n_devices} devices, {cluster.name} has {cluster.n_devices}")
 
 
-def _require_supported(cell: CellParallelism) -> None:
-    for name, degree in (("attention DP", cell.attention_dp), ("CP", cell.cp), ("EP", cell.ep)):
-        if degree != 1:
-            raise InfeasiblePlanError(f"{name} {degree} is not simulated yet")
+def _require_ranks(model: Model, shape: Shape) -> None:
+    """Check that attention ranks and experts can be spread as the shape says, by an engine that does so."""
+    ranks, policy = f"attention DP {shape.attention_dp}", shape.scheduler.policy
+    is_dense = all(isinstance(layer.ffn, FfnCell) for layer in model.layers)
+    if is_dense and shape.attention_dp > 1:
+        raise InfeasiblePlanError(f"{ranks} of a dense model is instances that do not wait for each other: use dp")
+    if is_dense and shape.ep > 1:
+        raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts")
+    if shape.attention_dp == 1:
+        return
+    if shape.preset.ranks is None:
+        raise InfeasiblePlanError(f"{shape.preset.name} has no attention DP")
+    if policy in RESEARCH_POLICIES:
+        raise InfeasiblePlanError(f"{ranks} under policy {policy}, which was published without it")
+    if shape.pp > 1:
+        raise InfeasiblePlanError(f"{ranks} with PP {shape.pp} is not simulated yet: use PP 1")
 
 
-def _require_divisible(layer: Layer, tp: int) -> None:
+def _require_divisible(layer: Layer, shape: Shape) -> None:
+    tp = shape.tp
     match layer.attention:
         case AttentionCell() as cell:
             if cell.n_q_heads % tp:
@@ -71,12 +88,19 @@ def _require_divisible(layer: Layer, tp: int) -> None:
                 raise InfeasiblePlanError(
                     f"TP {tp} does not divide {cell.n_k_heads} key and {cell.n_v_heads} value heads of linear attention"
                 )
-    widths = [layer.ffn.intermediate_size]
-    if not isinstance(layer.ffn, FfnCell):
-        widths.append(layer.ffn.shared_intermediate_size)
-    for width in widths:
-        if width % tp:
-            raise InfeasiblePlanError(f"TP {tp} does not divide the FFN width {width}")
+    match layer.ffn:
+        case FfnCell() as ffn:
+            _require_width(ffn.intermediate_size, tp)
+        case MoeCell() as moe:
+            _require_width(moe.shared_intermediate_size, tp)
+            _require_width(moe.intermediate_size, shape.stages[0].ffn.tp)
+            if moe.n_experts % shape.ep:
+                raise InfeasiblePlanError(f"EP {shape.ep} does not divide {moe.n_experts} experts")
+
+
+def _require_width(width: int, tp: int) -> None:
+    if width % tp:
+        raise InfeasiblePlanError(f"TP {tp} does not divide the FFN width {width}")
 
 
 def _require_states(model: Model, shape: Shape) -> None:
@@ -105,7 +129,7 @@ def _require_speculation(model: Model, shape: Shape) -> None:
         raise InfeasiblePlanError(f"speculation with role {shape.role} is not simulated yet; use role mixed")
     draft = draft_model_of(model, speculation)
     for layer, _ in draft.layer_groups():
-        _require_divisible(layer, shape.tp)
+        _require_divisible(layer, shape)
     if draft.max_context_tokens < shape.scheduler.max_model_len:
         raise InfeasiblePlanError(
             f"draft {draft.name} has a context of {draft.max_context_tokens} tokens, below max_model_len "
@@ -119,6 +143,9 @@ def _require_placeable(cluster: Cluster, shape: Shape) -> None:
         raise InfeasiblePlanError(f"TP {shape.tp} spans nodes of {per_node} devices")
     if per_node % shape.tp:
         raise InfeasiblePlanError(f"TP groups of {shape.tp} would straddle nodes of {per_node} devices")
+    stage = shape.stages[0].n_devices
+    if shape.attention_dp > 1 and stage % per_node and per_node % stage:
+        raise InfeasiblePlanError(f"{stage} devices of attention ranks would fill nodes of {per_node} unevenly")
     if shape.n_devices > cluster.n_devices:
         raise InfeasiblePlanError(
             f"an instance needs {shape.n_devices} devices, {cluster.name} has {cluster.n_devices}"

@@ -62,11 +62,15 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of one instance: its stages' terms and the KV pool, whose size the tightest stage decides."""
+    """Memory of one instance: its stages' terms and the KV pool of all attention ranks; the tightest stage decides.
+
+    `n_host_blocks` more may lie in the host's memory, swapped out.
+    """
 
     stages: tuple[StageMemory, ...]
     layout: KvLayout
     n_blocks: int
+    n_host_blocks: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -99,18 +103,22 @@ def stage_kv_bytes_per_token(model: Model, shape: Shape, index: int) -> float:
     return numbers * shape.precision.kv_bytes()
 
 
-def activation_bytes_per_token(layer: Layer, hidden_size: int, tp: int, activation: str = "bf16") -> float:
+def activation_bytes_per_token(
+    layer: Layer, hidden_size: int, tp: int, activation: str = "bf16", n_gathered: int = 1
+) -> float:
     """Return the profiling run's peak of live activations for each token in `layer`.
 
     `activation` is the format in which its FFN multiplies; one other than bf16 needs a copy of the product.  A mixture
     of experts holds the routed copies of each token: input, gate and up, product and output for each of its active
-    experts (fused_moe's intermediate caches in vLLM).
+    experts (fused_moe's intermediate caches in vLLM).  Where the experts are spread over the ranks, a rank computes as
+    many copies as it sends, on average, in whole columns: as many numbers as of all copies in a share of the columns.
+    Where all ranks share each expert, the copies of `n_gathered` ranks pass a share of its columns, at full length.
     """
     ffn = layer.ffn
     width = ffn.intermediate_size / tp
     numbers, product = (3 if ffn.gated else 2) * width, width
     if not isinstance(ffn, FfnCell):
-        numbers, product = ffn.n_active_experts * (numbers + hidden_size), ffn.n_active_experts * width
+        numbers, product = ffn.n_active_experts * (numbers + n_gathered * hidden_size), ffn.n_active_experts * width
         numbers += 3 * ffn.shared_intermediate_size / tp
     copy_bytes = 0.0 if activation == "bf16" else product * BYTES_PER_NUMBER[activation]
     return (3 * hidden_size + numbers) * BYTES_PER_NUMBER["bf16"] + copy_bytes
@@ -120,8 +128,9 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
     """Return the memory terms of one device of stage `index`."""
     scheduler, buffers, stage = shape.scheduler, shape.preset.buffers, shape.stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
+    tp, n_gathered = stage.attention.tp, max(1, stage.ffn.tp // stage.attention.tp)
     per_token = max(
-        activation_bytes_per_token(layer, model.hidden_size, stage.ffn.tp, shape.precision.activation)
+        activation_bytes_per_token(layer, model.hidden_size, tp, shape.precision.activation, n_gathered)
         for layer in set(layers)
     )
     is_last = index == len(shape.stages) - 1
@@ -200,11 +209,11 @@ def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory
     )
     block, (_, draft_bytes_per_token) = layout.block_size_tokens, draft_bytes(model, shape)
     in_full_list = draft_bytes_per_token / max(layout.n_full_lists, 1)  # where the draft keeps every token's keys
-    n_blocks = min(
-        int(
-            stage.kv_bytes
-            // (((stage.kv_bytes_per_token - draft_bytes_per_token) * layout.list_frac + in_full_list) * block)
-        )
+    block_bytes = [
+        ((stage.kv_bytes_per_token - draft_bytes_per_token) * layout.list_frac + in_full_list) * block
         for stage in stages
-    )
-    return Memory(stages, layout, n_blocks), layout.tokens_in(n_blocks // shape.n_queues)
+    ]
+    each = min(int(stage.kv_bytes // size) for stage, size in zip(stages, block_bytes, strict=True))
+    n_blocks = each * shape.attention_dp
+    n_host_blocks = min(int(shape.scheduler.swap_bytes // size) for size in block_bytes) * shape.attention_dp
+    return Memory(stages, layout, n_blocks, n_host_blocks), layout.tokens_in(n_blocks // shape.n_queues)

@@ -46,6 +46,8 @@ class Plan:
                     "role": shape.role,
                     "tp": shape.tp,
                     "pp": shape.pp,
+                    "attention_dp": shape.attention_dp,
+                    "ep": shape.ep,
                     "layers": [stage.n_layers for stage in shape.stages],
                     "weight_dtype": shape.precision.weight,
                     "activation_dtype": shape.precision.activation,
@@ -62,7 +64,10 @@ class Plan:
                     "queue_order": shape.scheduler.queue_order,
                     "prediction_log_sd": shape.scheduler.prediction_log_sd,
                     "max_num_waiting": shape.scheduler.max_num_waiting,
+                    "preemption": shape.scheduler.preemption,
+                    "swap_bytes": shape.scheduler.swap_bytes,
                     "speculation": shape.scheduler.speculation and asdict(shape.scheduler.speculation),
+                    "expert_imbalance": shape.scheduler.expert_imbalance,
                 }
                 for shape, count in self.instances
             ],

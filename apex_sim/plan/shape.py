@@ -47,7 +47,10 @@ class Stage:
 class SchedulerSettings:
     """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more.
 
-    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs.
+    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs;
+    `swap_bytes` is the host memory for swapped KV blocks, for each device.
+    `expert_imbalance` is how much the fullest rank's share of the experts' work varies from step to step, in units of
+    what random routing gives; 0 takes the mean in each step.
     """
 
     policy: str
@@ -65,7 +68,15 @@ class SchedulerSettings:
     max_graph_sequences: int | None = None
     prediction_log_sd: float = 0.0
     max_num_waiting: int | None = None
+    preemption: str = "recompute"
+    swap_bytes: float = 0.0
     speculation: Speculation | None = None
+    expert_imbalance: float = 0.0
+
+    @property
+    def swaps(self) -> bool:
+        """Whether a preempted sequence keeps what it has computed, in the host's memory."""
+        return self.preemption == "swap"
 
     @property
     def n_draft_tokens(self) -> int:
@@ -105,9 +116,19 @@ class Shape:
         return len(self.stages)
 
     @property
+    def attention_dp(self) -> int:
+        """Ranks with attention, queue and KV cache of their own, which run their steps together (1: not split)."""
+        return self.stages[0].attention.attention_dp
+
+    @property
+    def ep(self) -> int:
+        """Ranks that the experts are spread over, each expert whole on one (1: every device holds a part of each)."""
+        return self.stages[0].ffn.ep
+
+    @property
     def n_queues(self) -> int:
-        """Scheduler queues, each with its part of the KV blocks: one for each batch in flight, or one in all."""
-        return self.pp if self._queue_per_batch else 1
+        """Scheduler queues with a part of the KV blocks: one for each attention rank or batch in flight, or one."""
+        return self.pp if self._queue_per_batch else self.attention_dp
 
     @property
     def n_in_flight(self) -> int:
@@ -122,7 +143,8 @@ class Shape:
     def label(self) -> str:
         """Short name for tables, such as "TP4 PP2 fp8"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
-        return f"TP{self.tp} PP{self.pp}{split} {self.precision.label}"
+        spread = [f"{name}{n} " for name, n in (("ADP", self.attention_dp), ("EP", self.ep)) if n > 1]
+        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}"
 
     @property
     def is_balanced(self) -> bool:
@@ -151,8 +173,16 @@ def balanced_split(n_layers: int, pp: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def tensor_pipeline_stages(layers: tuple[int, ...], tp: int) -> tuple[Stage, ...]:
-    """Return stages of `layers` layers each, every cell sharded over `tp` devices."""
-    cell = CellParallelism(tp=tp)
+def tensor_pipeline_stages(
+    layers: tuple[int, ...], tp: int, attention_dp: int = 1, *, ep: bool = False
+) -> tuple[Stage, ...]:
+    """Return stages of `layers` layers each, on `tp` x `attention_dp` devices.
+
+    Attention is sharded over `tp` of them, which serve requests of their own; so are dense layers and shared experts.
+    Routed experts are sharded over all, or with `ep` each is held whole by one: vLLM without and with
+    --enable-expert-parallel (vllm/model_executor/layers/fused_moe/config.py, FusedMoEParallelConfig.make).
+    """
+    attention, n_devices = CellParallelism(tp=tp, attention_dp=attention_dp), tp * attention_dp
+    ffn = CellParallelism(ep=n_devices) if ep else CellParallelism(tp=n_devices)
     firsts = [sum(layers[:index]) for index in range(len(layers))]
-    return tuple(Stage(first, n, cell, cell) for first, n in zip(firsts, layers, strict=True))
+    return tuple(Stage(first, n, attention, ffn) for first, n in zip(firsts, layers, strict=True))

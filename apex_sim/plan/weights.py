@@ -2,6 +2,8 @@
 
 Column- and row-parallel sharding as Megatron-LM and vLLM do it: query heads and FFN columns divide by TP, KV heads
 divide until one is left and then replicate, norms and routers replicate, embedding and LM head divide by vocabulary.
+Ranks of attention DP hold all but the routed experts each for itself (vLLM's deepseek_v2.py: DeepseekV2MLP divides over
+the tensor-parallel group alone).
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ class LayerWeights:
 
 
 def layer_weights(layer: Layer, hidden_size: int, attention: CellParallelism, ffn: CellParallelism) -> LayerWeights:
-    """Return the numbers of `layer` that one device holds."""
+    """Return the numbers of `layer` that one device holds; dense layers and shared experts divide as attention does."""
     attention_numbers, plain = _attention_weights(layer, hidden_size, attention.tp)
     plain += layer.n_norm_params(hidden_size)
     match layer.ffn:
         case FfnCell() as cell:
             n_up = 2 if cell.gated else 1
-            width = cell.intermediate_size // ffn.tp
+            width = cell.intermediate_size // attention.tp
             plain += (n_up * width + hidden_size) * cell.bias
             return LayerWeights(attention_numbers, (n_up + 1) * hidden_size * width, 0, plain)
         case MoeCell() as moe:
@@ -53,7 +55,7 @@ def layer_weights(layer: Layer, hidden_size: int, attention: CellParallelism, ff
             width, n_local = moe.intermediate_size // ffn.tp, moe.n_experts // ffn.ep
             plain += hidden_size * (moe.n_experts + moe.shared_gate) + moe.n_experts * moe.router_bias
             plain += n_local * (n_up * width + hidden_size) * moe.bias
-            shared = (n_up + 1) * hidden_size * (moe.shared_intermediate_size // ffn.tp)
+            shared = (n_up + 1) * hidden_size * (moe.shared_intermediate_size // attention.tp)
             return LayerWeights(attention_numbers, shared, n_local * (n_up + 1) * hidden_size * width, plain)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -66,8 +67,8 @@ def default_max_model_len(study: Study) -> int:
     return min(context, math.ceil(longest_tokens / _MODEL_LEN_STEP) * _MODEL_LEN_STEP)
 
 
-def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precision) -> Shape:
-    """Return the shape of `tp` devices for each stage of `layers`, with the study's scheduler settings."""
+def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precision, attention_dp: int = 1) -> Shape:
+    """Return the shape of `tp` x `attention_dp` devices for each stage of `layers`, with the study's settings."""
     scheduler, context = study.scheduler, study.model.max_context_tokens
     if scheduler.max_model_len is not None and scheduler.max_model_len > context:
         raise InputError(
@@ -81,6 +82,7 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         default_max_model_len(study) if scheduler.max_model_len is None else scheduler.max_model_len,
         tp=tp,
         pp=len(layers),
+        attention_dp=attention_dp,
         policy=scheduler.policy,
         max_num_seqs=scheduler.max_num_seqs,
         max_num_batched_tokens=scheduler.max_num_batched_tokens,
@@ -91,11 +93,16 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         queue_order=scheduler.queue_order,
         prediction_log_sd=scheduler.prediction_log_sd,
         max_num_waiting=scheduler.max_num_waiting,
+        preemption=scheduler.preemption,
+        swap_bytes=scheduler.swap_bytes,
         speculation=scheduler.speculation(f"study {study.name}, table [scheduler]"),
+        expert_imbalance=scheduler.expert_imbalance,
         where=f"study {study.name}, table [scheduler]",
     )
     settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))
-    return Shape(study.cluster.device.name, tensor_pipeline_stages(layers, tp), precision, settings, study.preset)
+    ep = attention_dp > 1 if study.space.ep is None else study.space.ep
+    stages = tensor_pipeline_stages(layers, tp, attention_dp, ep=ep)
+    return Shape(study.cluster.device.name, stages, precision, settings, study.preset)
 
 
 def _caches_prefixes(study: Study, settings: SchedulerSettings, tp: int) -> bool:
@@ -120,7 +127,7 @@ def _caches_prefixes(study: Study, settings: SchedulerSettings, tp: int) -> bool
 
 
 def enumerate_space(study: Study) -> Space:
-    """Return every plan DP x TP x PP of the study's space.
+    """Return every plan DP x attention DP x TP x PP of the study's space.
 
     All devices are used unless the space allows idle ones.  Degrees that do not multiply to the devices are no plans.
 
@@ -142,7 +149,7 @@ def enumerate_space(study: Study) -> Space:
         raise InputError(
             f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices} devices",
             where=f"study {study.name}, table [space]",
-            remedy="allow more degrees in tp, pp or dp, or set allow_idle = true (--allow-idle)",
+            remedy="allow more degrees in tp, pp, dp or attention_dp, or set allow_idle = true (--allow-idle)",
         )
     return Space(tuple(feasible), tuple(infeasible))
 
@@ -155,10 +162,10 @@ def _plans(study: Study) -> Iterator[Plan]:
             if pp > study.model.n_layers:
                 continue
             layers = tuple(space.layers) or balanced_split(study.model.n_layers, pp)
-            for tp in _degrees(space.tp, n_devices):
-                shape = make_shape(study, tp, layers, precision)
+            for tp, attention_dp in product(_degrees(space.tp, n_devices), sorted(set(space.attention_dp))):
+                shape = make_shape(study, tp, layers, precision, attention_dp)
                 for dp in _degrees(space.dp, n_devices):
-                    used = dp * tp * pp
+                    used = dp * attention_dp * tp * pp
                     if used == n_devices or (space.allow_idle and used < n_devices):
                         yield Plan(((shape, dp),), space.router)
 

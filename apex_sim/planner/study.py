@@ -56,6 +56,8 @@ class SpaceEntry(StrictModel):
     tp: list[int] = Field(default_factory=list)
     pp: list[int] = Field(default_factory=list)
     dp: list[int] = Field(default_factory=list)
+    attention_dp: list[int] = Field(default_factory=lambda: [1], min_length=1)
+    ep: bool | None = Field(default=None, description="whole experts on each device; by default with attention DP only")
     layers: list[int] = Field(default_factory=list, description="layers of each pipeline stage; empty: balanced")
     router: str = "round-robin"
     allow_idle: bool = False
@@ -78,10 +80,15 @@ class SchedulerEntry(StrictModel):
         default=None, ge=0, description="spread of predicted output lengths; 0: exact"
     )
     max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_bytes: float | None = Field(default=None, ge=0, description="host memory for swapped KV, for each device")
     draft: str | None = Field(default=None, description='what proposes tokens: "mtp", or a model by name or path')
     n_draft_tokens: int | None = Field(default=None, description="tokens proposed for each sequence and step")
     acceptance_frac: float | list[float] | None = Field(
         default=None, description="assumed: how often each is kept, given that those before it were"
+    )
+    expert_imbalance: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="spread of the fullest expert rank; 1: of random routing"
     )
 
     def speculation(self, where: str) -> Speculation | None:
@@ -191,7 +198,7 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
     """Return the study that `data`, in the layout of the file, describes; errors as in `load_study`."""
     file = check(StudyFile, data, where)
     _require_known("kv_dtypes", file.space.kv_dtypes, KV_DTYPES, where)
-    for key in ("tp", "pp", "dp", "layers"):
+    for key in ("tp", "pp", "dp", "attention_dp", "layers"):
         if any(degree < 1 for degree in getattr(file.space, key)):
             raise InputError(
                 "a degree below 1", where=f"{where}, key 'space.{key}'", remedy="give whole numbers from 1"

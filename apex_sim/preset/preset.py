@@ -37,7 +37,7 @@ class HostOverhead:
 
     def on_step_s(self, n_sequences: int, tp: int) -> float:
         """Return the host time of a step with `n_sequences` under tensor parallelism `tp`."""
-        return self.step_s + self.sequence_s * n_sequences + (self.rank_s or 0.0) * (tp - 1)
+        return self.step_s + (self.rank_s or 0.0) * (tp - 1) + self.sequence_s * n_sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,27 @@ class Graphs:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranks:
+    """How does an engine run the ranks of attention DP together?
+
+    Where a step runs in a CUDA graph, all ranks do, each padded to the largest; elsewhere the experts see each rank's
+    own tokens ("own"), or, where that moves no more bytes, as many from each rank as from the largest if nobody
+    prefills ("cheaper").  A rank with nothing to do takes part with `dummy_tokens`.  A request goes to the rank with
+    the smallest sum of its running requests and `waiting_weight` times its waiting ones, or to the ranks in turn
+    (None).  `shares_budget` says that the stated token budget is one for all ranks together; `reservation_frac` scales
+    the shares of a rule of reservation.
+    """
+
+    eager: Literal["own", "cheaper"]
+    dummy_tokens: int
+    waiting_weight: int | None
+    source: str
+    kind: Literal["measured", "fitted", "assumed"]
+    shares_budget: bool = False
+    reservation_frac: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class PromptSlowdown:
     """How much slower do steps with prompts run than the sum of their kernels, measured alone?
 
@@ -217,6 +238,7 @@ class Preset:
     reservation: Reservation | None = None
     engine_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     caches_prefixes: bool = False
+    ranks: Ranks | None = None
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Reservation, Reserve
+from apex_sim.preset.preset import (
+    Buffers,
+    Defaults,
+    Graphs,
+    HostOverhead,
+    Preset,
+    PromptSlowdown,
+    Ranks,
+    Reservation,
+    Reserve,
+)
 from apex_sim.units import GIB, MIB
 
 _GRAPH_SIZES: Final = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16))
@@ -43,6 +53,19 @@ SGLANG: Final = Preset(
     async_scheduling=True,
     queue_per_batch=False,
     frees_windows=True,
+    ranks=Ranks(
+        eager="cheaper",
+        dummy_tokens=0,
+        waiting_weight=None,
+        source=(
+            "padding: 0.5.5 sglang/srt/layers/dp_attention.py DpPaddingMode, managers/scheduler.py "
+            "prepare_mlp_sync_batch; ranks in turn: sglang/srt/managers/data_parallel_controller.py; chunk and "
+            "conservativeness: sglang/srt/server_args.py; memory kept free is that without attention DP"
+        ),
+        kind="assumed",
+        shares_budget=True,
+        reservation_frac=0.3,
+    ),
     own_all_reduce="custom",
     graphs=Graphs(
         sizes=_GRAPH_SIZES,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown
+from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Ranks
 from apex_sim.units import GIB, MIB
 
 #: `enable_padding` is off by default: a decode batch of 33 to 63 or of 65 to 127 runs without a graph.
@@ -27,6 +27,16 @@ TRTLLM: Final = Preset(
     async_scheduling=True,
     queue_per_batch=False,
     frees_windows=False,
+    ranks=Ranks(
+        eager="own",
+        dummy_tokens=1,
+        waiting_weight=1,
+        source=(
+            "dummy requests and choice of rank: tensorrt_llm/_torch/pyexecutor/executor_request_queue.py, here the "
+            "fewest unfinished requests, one after the other, instead of all that wait sorted by prompt"
+        ),
+        kind="assumed",
+    ),
     own_all_reduce="custom",
     graphs=Graphs(
         sizes=_GRAPH_SIZES,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown
+from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Ranks
 from apex_sim.units import GIB, MIB
 
 _V0_GRAPH_SIZES: Final = (1, 2, 4, *range(8, 257, 8))
@@ -98,6 +98,17 @@ VLLM_1: Final = Preset(
     queue_per_batch=False,
     frees_windows=True,
     caches_prefixes=True,
+    ranks=Ranks(
+        eager="own",
+        dummy_tokens=1,
+        waiting_weight=4,
+        source=(
+            "padding: 0.21.0 vllm/v1/worker/dp_utils.py (0.12 pads eager steps to the largest rank as well); dummy "
+            "batches: 0.12.0 vllm/v1/engine/core.py DPEngineCoreProc, here none after the last request; choice of "
+            "rank: 0.12.0 vllm/v1/engine/core_client.py, here without the 100 ms by which its counts are old"
+        ),
+        kind="assumed",
+    ),
     own_all_reduce="symmetric",
     graphs=Graphs(
         sizes=_V1_GRAPH_SIZES,

@@ -78,6 +78,10 @@ def _shape_words(shape: Shape, count: int) -> str:
     parts = []
     if shape.tp > 1:
         parts.append(f"tensor parallelism over {shape.tp}")
+    if shape.attention_dp > 1:
+        parts.append(f"attention on {shape.attention_dp} ranks with requests of their own")
+    if shape.ep > 1:
+        parts.append(f"experts spread over {shape.ep}")
     if shape.pp > 1:
         parts.append(f"{shape.pp} pipeline stages")
     parts += [f"{shape.precision.weight} weights", f"{shape.precision.kv} KV cache"]

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_PLAN_COLUMNS: Final = ("plan", "tp", "pp", "dp", "n_devices", "weight_dtype", "activation_dtype", "kv_dtype")
+_PLAN_COLUMNS: Final = (
+    *("plan", "tp", "pp", "dp", "attention_dp", "ep"),
+    *("n_devices", "weight_dtype", "activation_dtype", "kv_dtype"),
+)
 #: Columns of ranked plans and of those that cannot run; also where there is no such plan.
 SEARCH_COLUMNS: Final = (
     "rank",
@@ -69,6 +72,8 @@ def _plan_row(plan: Plan) -> Row:
         joined([shape.tp for shape in shapes]),
         joined([shape.pp for shape in shapes]),
         joined([count for _, count in plan.instances]),
+        joined([shape.attention_dp for shape in shapes]),
+        joined([shape.ep for shape in shapes]),
         plan.n_devices,
         joined([shape.precision.weight for shape in shapes]),
         joined([shape.precision.activation for shape in shapes]),

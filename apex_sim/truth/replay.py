@@ -87,7 +87,9 @@ def make_replay(case: Case, folder: Path) -> Replay:
     settings, assumed = _settings(case, preset, model, cluster)
     _require_lengths(workload, settings.max_model_len)
     _require_whole_prompts(workload, settings)
-    stages = tensor_pipeline_stages(balanced_split(model.n_layers, deployment.pp or 1), deployment.tp)
+    tp, attention_dp = _attention(deployment)
+    layers = balanced_split(model.n_layers, deployment.pp or 1)
+    stages = tensor_pipeline_stages(layers, tp, attention_dp, ep=(deployment.ep or 1) > 1)
     shape = Shape(cluster.device.name, stages, precision, settings, preset)
     if case.settings.max_model_len is None and preset in (SGLANG, TRTLLM):
         shape = _cut_context(model, cluster, shape)
@@ -101,6 +103,11 @@ def make_replay(case: Case, folder: Path) -> Replay:
     if plan.n_instances > 1:
         assumed.append(f"requests go to the {plan.n_instances} instances in turn")
     return Replay(model, cluster, plan, workload, (*notes, *assumed, *workload.notes))
+
+
+def _attention(deployment: Deployment) -> tuple[int, int]:
+    """Return over how many devices a rank's attention is sharded, and the ranks: with attention DP, `tp` of one."""
+    return (1, deployment.tp) if deployment.attention_dp else (deployment.tp, 1)
 
 
 def _cut_context(model: Model, cluster: Cluster, shape: Shape) -> Shape:
@@ -140,10 +147,8 @@ def _model(deployment: Deployment) -> Model:
 
 def _cluster(deployment: Deployment) -> Cluster:
     device, tp, pp, dp = deployment.device.lower(), deployment.tp, deployment.pp or 1, deployment.dp or 1
-    if deployment.attention_dp:
-        raise UnsupportedError("attention DP is not simulated yet")
-    if (deployment.ep or 1) > 1:
-        raise UnsupportedError("expert parallelism is not simulated yet")
+    if deployment.ep not in (None, 1, tp):
+        raise UnsupportedError(f"expert parallelism over {deployment.ep} of {tp} devices is not simulated yet")
     if device not in device_names():
         raise UnsupportedError(f"device {deployment.device} is not in the catalogue")
     n_devices = tp * pp * dp
@@ -185,7 +190,8 @@ def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tup
             preset,
             cluster.device,
             stated.max_model_len or model.max_context_tokens,
-            tp=case.deployment.tp,
+            tp=_attention(case.deployment)[0],
+            attention_dp=_attention(case.deployment)[1],
             pp=case.deployment.pp or 1,
             policy=_policy(preset, stated.chunked_prefill),
             max_num_seqs=stated.max_num_seqs,

@@ -12,12 +12,12 @@ from apex_sim.cost.calibrated import calibrated_costs
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_table import tabulate_decode
 from apex_sim.cost.operator_table import tabulate_operators
-from apex_sim.cost.operators import StageContext
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.power import PowerModel
 from apex_sim.cost.prefill_table import tabulate_prefill
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, LatentSizes, PrefillWork
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.stage_tables import tabulate_stage
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_price import price_step

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_sim.cost.forms.routing import expert_load
-from apex_sim.cost.operators import StageContext, head_operators, tokenwise_operators
+from apex_sim.cost.operators import head_operators, joint_operators, tokenwise_operators
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
+from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.step_batch import StepBatch, attended_pairs, read_keys
 from apex_sim.hardware.cluster import Cluster, load_cluster
 from apex_sim.model.cells import MlaCell, MoeCell
@@ -42,7 +43,11 @@ def _context(
 def _sums(context: StageContext, n_tokens: float) -> dict[str, Parts]:
     """Return each operator's summed parts for one token count."""
     sums: dict[str, Parts] = {}
-    for name, p in tokenwise_operators(context, np.array([n_tokens])):
+    operators = list(tokenwise_operators(context, np.array([n_tokens])))
+    n_ranks = context.shape.attention_dp
+    if n_ranks > 1:
+        operators += joint_operators(context, np.array([n_tokens * n_ranks]))
+    for name, p in operators:
         kernel, compute, memory, network = (
             float(np.sum(x)) for x in (p.kernel_s, p.compute_s, p.memory_s, p.network_s)
         )

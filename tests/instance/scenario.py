@@ -44,7 +44,8 @@ LONGEST = 1024
 UNIT = 64
 #: Policies, and those that also run asynchronously.
 NAMES = [
-    *("prefill-first", "chunked", "unified", "unified-async", "sglang", "sglang-async"),
+    *("prefill-first", "chunked", "sglang", "sglang-async"),
+    *("unified", "unified-async", "unified", "unified-async"),
     *("no-evict", "no-evict-async", "max-utilization", "max-utilization-async"),
     *RESEARCH_POLICIES,
 ]
@@ -83,17 +84,31 @@ class Scenario:
         return run
 
 
+#: Policies of engines with attention DP.
+RANKED = ("unified", "sglang", "no-evict", "max-utilization")
+
+
 @cache
-def _step_model(model_name: str, preset_name: str, pp: int, n_draft_tokens: int = 0) -> StepModel:
+def _step_model(
+    model_name: str,
+    preset_name: str,
+    pp: int,
+    tp: int = 1,
+    attention_dp: int = 1,
+    ep: bool = False,
+    imbalance: float = 0.0,
+    n_draft_tokens: int = 0,
+) -> StepModel:
     model, cluster, preset = load_model(model_name), load_cluster("4xh100-sxm"), load_preset(preset_name)
     settings = replace(
-        resolve_settings(preset, cluster.device, LONGEST), max_num_seqs=16, max_num_batched_tokens=2 * LONGEST
+        resolve_settings(preset, cluster.device, LONGEST, expert_imbalance=imbalance),
+        max_num_seqs=16,
+        max_num_batched_tokens=2 * LONGEST,
     )
     if n_draft_tokens:  # the model is its own draft; how many tokens are kept changes no cost
         settings = replace(settings, speculation=Speculation(model_name, n_draft_tokens, (0.0,) * n_draft_tokens))
-    shape = Shape(
-        "h100-sxm", tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1), Precision(), settings, preset
-    )
+    stages = tensor_pipeline_stages(balanced_split(model.n_layers, pp), tp, attention_dp, ep=ep)
+    shape = Shape("h100-sxm", stages, Precision(), settings, preset)
     return compile_step_model(model, cluster, shape, Roofline(cluster.device))
 
 
@@ -113,13 +128,36 @@ def _budget(policy: str, rng: np.random.Generator) -> int:
     return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
 
 
+def policy_of(seed: int) -> str:
+    """Return the policy of scenario `seed`, without drawing the rest."""
+    return _policy(np.random.default_rng(seed)).removesuffix("-async")
+
+
+def _policy(rng: np.random.Generator) -> str:
+    return str(rng.choice(NAMES))
+
+
+def _ranks(rng: np.random.Generator, policy: str) -> tuple[int, bool]:
+    """Return how many ranks attention has, and whether each holds whole experts."""
+    if policy not in RANKED or rng.random() < (0.6 if policy == "unified" else 0.8):
+        return 1, False
+    return int(rng.choice([2, 2, 4])), bool(rng.random() < 0.8)
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
-    policy = str(rng.choice(NAMES))
+    policy = _policy(rng)
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
-    step_model = _step_model(model_name, _preset_of(policy, rng), pp)
+    preset_name = _preset_of(policy, rng)
+    own = rng.spawn(1)[0]
+    attention_dp, ep = _ranks(own, policy)
+    tp = 2 if model_name == "gpt-oss-20b" and attention_dp * pp == 1 and own.random() < 0.2 else 1
+    imbalance = float(own.choice([0.0, 3.0])) if ep or tp > 1 else 0.0
+    if attention_dp > 1:
+        model_name, pp = ("gpt-oss-20b" if model_name == "gpt-oss-20b" else "mixtral-8x7b"), 1
+    step_model = _step_model(model_name, preset_name, pp, tp, attention_dp, ep or tp > 1, imbalance)
     block_size = int(rng.choice([1, 8, 16]))
     settings = replace(
         step_model.shape.scheduler,
@@ -134,6 +172,8 @@ def draw(rng: np.random.Generator) -> Scenario:
         prediction_log_sd=float(rng.choice([0.0, 0.7])),
         max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )
+    if policy == "prefill-first" and rng.random() < 0.6:
+        settings = replace(settings, preemption="swap", max_num_seqs=16, max_num_batched_tokens=2 * LONGEST)
     preset = step_model.shape.preset
     host = replace(
         preset.host,
@@ -157,14 +197,15 @@ def draw(rng: np.random.Generator) -> Scenario:
             int(rng.choice([16, 64, 300])),
         )
         shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
-    if policy == "unified" and pp == 1:
+    if policy == "unified" and pp == tp == attention_dp == 1:
         shape, step_model = _with_speculation(shape, step_model, model_name, rng.spawn(1)[0])
     layout = KvLayout(block_size, 1, windows)
     least = layout.blocks_for(LONGEST)
-    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    scale = 1.1 if settings.swaps else float(rng.choice([1.1, 1.5, 2.0, 8.0]))
+    n_blocks = shape.n_queues * int(least * (scale if attention_dp == 1 or scale == 8.0 else 1.02) + 8)
     workload = _workload(rng)
     dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
-    memory = Memory((), layout, n_blocks)
+    memory = Memory((), layout, n_blocks, 100_000 if settings.swaps else 0)
     scenario = Scenario(shape, replace(step_model, shape=shape), memory, dp, router, workload)
     return scenario if compiled_way(scenario.plan(), workload) else replace(scenario, dp=1)
 
@@ -178,7 +219,7 @@ def _with_speculation(
     n = int(rng.integers(1, 5))
     kept = tuple(rng.choice([0.0, 0.3, 0.7, 0.9, 1.0], n).tolist())
     settings = replace(shape.scheduler, speculation=Speculation(model_name, n, kept), async_scheduling=False)
-    return replace(shape, scheduler=settings), _step_model(model_name, shape.preset.name, 1, n)
+    return replace(shape, scheduler=settings), _step_model(model_name, shape.preset.name, 1, n_draft_tokens=n)
 
 
 def with_tie(scenario: Scenario) -> Scenario:
@@ -294,9 +335,18 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "asynchronous": int(settings.async_scheduling),
             "PP > 1": int(scenario.shape.pp > 1),
             "DP > 1": int(scenario.dp > 1),
+            "attention DP": int(scenario.shape.attention_dp > 1),
+            "expert imbalance": int(settings.expert_imbalance > 0),
+            "attention DP and prefix hits": int(
+                scenario.shape.attention_dp > 1 and reference.requests.cached_tokens.any()
+            ),
+            "attention DP and preempted": int(
+                scenario.shape.attention_dp > 1 and reference.requests.n_preemptions.any()
+            ),
             "closed loop": int(scenario.workload.load.kind == "closed"),
             "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
             "least-outstanding": int(depends and scenario.router == "least-outstanding"),
+            "swapping": int(settings.swaps and reference.requests.n_preemptions.any()),
             "preemption": int(reference.requests.n_preemptions.any()),
             "prefix hits": int(reference.requests.cached_tokens.any()),
             "rejection": int(len(reference.requests.reasons) > 0),

@@ -12,9 +12,9 @@ from apex_sim.cost.draft_cost import DraftBatch
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import compile_step_model
+from apex_sim.draw import ACCEPTANCE, uniform
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.cluster import load_cluster
-from apex_sim.instance.acceptance import acceptance_draw
 from apex_sim.instance.policies.unified import schedule_unified as schedule
 from apex_sim.model.load import load_model
 from apex_sim.plan.plan import Plan
@@ -39,7 +39,7 @@ def engine(*acceptance: float, **settings: int) -> Engine:
 
 
 def _draws(seed: int, n_requests: int, n_positions: int) -> np.ndarray:
-    return np.array([[acceptance_draw(seed, r, t) for t in range(n_positions)] for r in range(n_requests)])
+    return np.array([[uniform(seed, r, t, ACCEPTANCE) for t in range(n_positions)] for r in range(n_requests)])
 
 
 def test_draws_are_uniform() -> None:

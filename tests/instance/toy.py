@@ -64,6 +64,7 @@ class Engine:
     queue_order: str = "fcfs"
     max_num_waiting: int | None = None
     speculation: Speculation | None = None
+    attention_dp: int = 1
 
 
 def flat(seconds: float = 1.0) -> StepTime:
@@ -83,13 +84,16 @@ def affine(fixed_s: float, token_s: float) -> StepTime:
 
 @dataclass(frozen=True, slots=True)
 class ToyStage(StageModel):
-    """A stage that prices with `step_time`; all of it shows up as operator "launch"."""
+    """A stage that prices with `step_time`, of several ranks the slowest; all of it shows up as operator "launch"."""
 
     step_time: StepTime = field(default_factory=flat)
 
     def price(self, batch: StepBatch) -> StagePrice:
         seconds = self.step_time(batch)
         return StagePrice(seconds, 2.0 * seconds, seconds, 0.0, 0, 0.0, (), (), 0.0)
+
+    def price_ranks(self, batches: Iterable[StepBatch]) -> StagePrice:
+        return self.price(max(batches, key=self.step_time))
 
     def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
         return 1, 0.0
@@ -126,7 +130,7 @@ def toy_shape(engine: Engine) -> Shape:
         max_num_waiting=engine.max_num_waiting,
         speculation=engine.speculation,
     )
-    stages = tensor_pipeline_stages((1,) * engine.pp, 1)
+    stages = tensor_pipeline_stages((1,) * engine.pp, 1, engine.attention_dp, ep=engine.attention_dp > 1)
     return Shape("toy", stages, Precision(), settings, replace(preset, host=host, watermark_frac=watermark))
 
 
@@ -141,7 +145,7 @@ def toy_parts(engine: Engine, step_time: StepTime) -> tuple[Shape, Memory, StepM
         (),
         PowerModel(idle_w=10.0, max_w=100.0),
         nothing,
-        step_time,
+        step_time=step_time,
     )
     memory = Memory((), KvLayout(engine.block_size_tokens), engine.n_blocks)
     return shape, memory, StepModel(shape, (stage,) * engine.pp, (None,), "toy", "none")

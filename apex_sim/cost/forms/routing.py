@@ -90,6 +90,36 @@ def expert_load(
     return _interpolated(tokens, n_experts, top_k, ep, float(routing))
 
 
+def fullest_spread(n_tokens: Floats, n_experts: int, top_k: int, ep: int) -> Floats:
+    """Return the coefficient of variation of the fullest rank's rows, from step to step, under uniform routing.
+
+    A rank's rows are close to normal, with the variance of draws without replacement; the largest of `ep` such has
+    `_largest_of` times that deviation.  0 with one rank, whose rows are always all.
+
+    Examples
+    --------
+    >>> [round(float(cv), 3) for cv in fullest_spread(np.array([32.0, 3200.0]), 256, 8, 8)]
+    [0.083, 0.011]
+    """
+    if ep == 1:
+        return np.zeros_like(n_tokens)
+    mean = np.maximum(n_tokens * top_k / ep, 1e-9)
+    deviation = np.sqrt(mean * (1.0 - 1.0 / ep) * (n_experts - top_k) / max(n_experts - 1, 1))
+    largest, spread = _largest_of(ep)
+    return np.asarray(spread * deviation / (mean + largest * deviation))
+
+
+@lru_cache(maxsize=64)
+def _largest_of(n: int) -> tuple[float, float]:
+    """Return mean and deviation of the largest of `n` standard normal numbers, by quadrature of its density."""
+    x = np.linspace(-8.0, 8.0, 4001)
+    below = np.array([NormalDist().cdf(value) for value in x]) ** n
+    density = np.diff(below)
+    middle = (x[1:] + x[:-1]) / 2.0
+    mean = float((density * middle).sum())
+    return mean, float(np.sqrt((density * (middle - mean) ** 2).sum()))
+
+
 def _balanced(tokens: Floats, n_experts: int, top_k: int, ep: int) -> ExpertLoad:
     rows = np.maximum(tokens * top_k / ep, np.minimum(tokens * top_k, 1.0))
     each = rows * ep / n_experts

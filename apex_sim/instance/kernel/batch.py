@@ -5,6 +5,7 @@ from __future__ import annotations
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s, price_line
 from apex_sim.cost.step_price import price_step
+from apex_sim.draw import EXPERTS, normal
 from apex_sim.instance.kernel.record import is_sampled
 from apex_sim.instance.kernel.speculation import draft_cost
 from apex_sim.instance.kernel.state import State
@@ -20,8 +21,9 @@ def send_batch(state: State, queue: int) -> None:
     engine, record = state.engine[0], state.queues[queue]
     n_entries = record["n_entries"]
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
-    _sum_up(state, queue)
-    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and engine["n_draft_tokens"] == 0
+    sum_up(state, queue)
+    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and record["n_copied"] == 0
+    is_line = is_line and engine["n_draft_tokens"] == 0 and engine["varies"] == 0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
         state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
@@ -35,7 +37,6 @@ def send_batch(state: State, queue: int) -> None:
     else:
         end_s = _along_line(state, queue)
     state.flight_ends_s[queue, slot] = end_s
-    engine["last_end_s"] = end_s
     if is_sampled(state, len(state.engine)):
         sample_step(state, queue, end_s)
 
@@ -54,7 +55,7 @@ def _is_same(state: State, queue: int, slot: int) -> bool:
 
 
 @inner
-def _sum_up(state: State, queue: int) -> None:
+def sum_up(state: State, queue: int) -> None:
     """Sum up the batch as `StepBatch` does."""
     sums, growing, room, windows = state.sums, state.growing, state.room, state.windows
     sums[:] = 0.0
@@ -91,6 +92,17 @@ def _sum_up(state: State, queue: int) -> None:
 
 
 @inner
+def drawn_imbalance(state: State, stage: int, knot: int, fraction: float) -> float:
+    """Return how much longer than usual the experts take in a stage's next step, at this place of their table."""
+    engine, record = state.engine[0], state.stages[stage]
+    deviation = normal(engine["seed"], record["n_steps"], engine["place"], EXPERTS + stage)
+    low = record["numbers_at"] + state.layout[record["layout_at"] + of.SPREAD_AT] + knot
+    high = low + 1 if fraction > 0.0 else low
+    spread_s = state.numbers[low] * (1.0 - fraction) + state.numbers[high] * fraction
+    return float(deviation * spread_s)
+
+
+@inner
 def _price(state: State, stage: int) -> tuple[float, float]:
     """Price the batch on a stage and count what it visits; return device time and energy."""
     record = state.stages[stage]
@@ -100,6 +112,11 @@ def _price(state: State, stage: int) -> tuple[float, float]:
     device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
         numbers, layout, state.sums, price_s
     )
+    if state.engine[0]["varies"] == 1 and layout[of.SPREAD_AT] > 0:
+        imbalance_s = drawn_imbalance(state, stage, knot, fraction)
+        device_s += imbalance_s
+        dynamic_j += numbers[of.ACTIVE_W] * imbalance_s
+        record["imbalance_s"] += imbalance_s
     record["n_steps"] += 1
     record["busy_s"] += device_s
     record["launch_s"] += launch_s
@@ -121,22 +138,35 @@ def _price(state: State, stage: int) -> tuple[float, float]:
 
 @inner
 def _through_stages(state: State, queue: int, decided_s: float, ready_s: float) -> float:
-    """Send a batch through all stages, each as soon as it is free, and its draft after it; return the end."""
+    """Send a batch through all stages, each as soon as it is free, copies before, a draft after; return the end."""
     arrives_s = ready_s
     for stage in range(len(state.stages)):
         device_s, _ = _price(state, stage)
+        if state.queues[queue]["n_copied"] > 0:
+            device_s += _copy(state, stage, int(state.queues[queue]["n_copied"]))
         if state.engine[0]["n_draft_tokens"] > 0:
             draft_s, draft_j = draft_cost(state, queue)
             state.stages[stage]["busy_s"] += draft_s
             state.stages[stage]["draft_s"] += draft_s
             state.stages[stage]["dynamic_j"] += draft_j
             device_s += draft_s
-        arrives_s = _occupy(state, stage, decided_s, arrives_s, device_s)
+        arrives_s = occupy(state, stage, decided_s, arrives_s, device_s)
     return arrives_s
 
 
 @inner
-def _occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
+def _copy(state: State, stage: int, n_blocks: int) -> float:
+    """Count the copies of blocks to or from the host that precede a step; return how long they take."""
+    record = state.stages[stage]
+    copy_s = float(n_blocks * state.numbers[record["numbers_at"] + of.SWAP_BLOCK_S])
+    record["swap_s"] += copy_s
+    record["busy_s"] += copy_s
+    record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * copy_s
+    return copy_s
+
+
+@inner
+def occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
     """Let a stage work from when it is free; count waiting and exposed host time; return the end."""
     record = state.stages[stage]
     begin_s = max(arrives_s, record["free_s"])
@@ -174,7 +204,7 @@ def _along_line(state: State, queue: int) -> float:
         for group in range(state.line.shape[1]):
             state.line[0, group] = state.price_s[1, group]
     engine["line_done"] += 1
-    _occupy(state, only, record["decided_s"], engine["now_s"], device_s)
+    occupy(state, only, record["decided_s"], engine["now_s"], device_s)
     end_s = engine["line_start_s"] + line_s(engine["line_first_s"], engine["line_growth_s"], engine["line_done"])
     stage["free_s"] = end_s
     return float(end_s)
@@ -183,9 +213,11 @@ def _along_line(state: State, queue: int) -> float:
 @inner
 def sample_step(state: State, queue: int, end_s: float) -> None:
     """Keep the step that was just sent."""
-    engine, record, row = state.engine[0], state.queues[queue], state.sampling[0] - 1
+    engine, record, row, n_sequences = state.engine[0], state.queues[queue], state.sampling[0] - 1, 0
+    for rank in range(engine["n_ranks"]):
+        n_sequences += state.queues[queue + rank]["n_entries"]
     steps = state.steps
     steps[row, 0], steps[row, 1], steps[row, 2] = record["decided_s"], engine["last_begin_s"], end_s
     steps[row, 3], steps[row, 4] = state.sums[of.N_PREFILL_TOKENS], state.sums[of.N_DECODE]
-    steps[row, 5], steps[row, 6] = record["n_entries"], engine["n_waiting"]
+    steps[row, 5], steps[row, 6] = n_sequences, engine["n_waiting"]
     steps[row, 7], steps[row, 8] = engine["n_running"], engine["n_blocks_used"]

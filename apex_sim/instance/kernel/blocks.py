@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from apex_sim.instance.kernel.holes import free_hole, take_hole
 from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
-from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.state import NOWHERE, State
 from apex_sim.machine_code import inner
 
 
@@ -39,7 +40,7 @@ def take_blocks(state: State, queue: int, request: int, n_blocks: int) -> None:
     state.queues[queue]["n_free"] -= n_blocks
     state.requests[request]["blocks"] += n_blocks
     if state.engine[0]["unit_tokens"] > 0:
-        take_from_queue(state, n_blocks)
+        take_from_queue(state, queue, n_blocks)
 
 
 @inner
@@ -54,7 +55,7 @@ def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) 
         n_idle = n_idle_units(state, request, n_units) * unit_blocks
         if blocks_for(state, n_tokens) - n_units * unit_blocks + n_idle > state.queues[queue]["n_free"]:
             return False
-        hold_units(state, request, n_units)
+        hold_units(state, queue, request, n_units)
         state.queues[queue]["n_free"] -= n_idle
         record["blocks"], record["computed"] = n_units * unit_blocks, n_cached
         if record["preemptions"] == 0:
@@ -64,9 +65,14 @@ def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) 
 
 @inner
 def reserve(state: State, queue: int, request: int) -> bool:
-    """Give a request the blocks for the longest answer that it may get; False, and no change, without them."""
+    """Give a request, in one piece, the blocks for its longest answer; False, and no change, if no hole holds them."""
     record = state.requests[request]
-    return grow(state, queue, request, int(record["prompt"] + record["limit"]))
+    n_tokens = int(record["prompt"] + record["limit"])
+    place = take_hole(state, queue, blocks_for(state, n_tokens))
+    if place < 0:
+        return False
+    record["place"] = place
+    return grow(state, queue, request, n_tokens)
 
 
 @inner
@@ -80,9 +86,12 @@ def _whole_blocks(state: State, n_tokens: int) -> int:
 def release(state: State, queue: int, request: int) -> None:
     """Free all blocks of a request that no other one holds."""
     if state.engine[0]["unit_tokens"] > 0:
-        state.queues[queue]["n_free"] += release_units(state, request)
+        state.queues[queue]["n_free"] += release_units(state, queue, request)
     else:
         state.queues[queue]["n_free"] += state.requests[request]["blocks"]
+        if state.requests[request]["place"] >= 0:
+            free_hole(state, queue, int(state.requests[request]["place"]), int(state.requests[request]["blocks"]))
+            state.requests[request]["place"] = NOWHERE
     state.requests[request]["blocks"] = state.requests[request]["room"] = 0
 
 

@@ -129,7 +129,9 @@ def _n_with_blocks(state: State, queue: int, most: int) -> int:
     engine, record = state.engine[0], state.queues[queue]
     free = record["n_free"] - engine["keeps_one_free"]
     if engine["unit_tokens"] > 0 and record["n_waiting"] > 0 and cached_tokens(state, head(state, queue)) > 0:
-        free = min(free, n_bare_first(state))  # a head that loses its hits needs fewer blocks for its first chunk
+        free = min(
+            free, n_bare_first(state, queue)
+        )  # a head that loses its hits needs fewer blocks for its first chunk
     each = most // engine["block_size"] + 1
     if record["n_running"] * each * engine["n_lists"] <= free or _blocks_missing(state, queue, most) <= free:
         return most

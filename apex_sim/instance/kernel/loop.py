@@ -1,7 +1,6 @@
 """What happens next?  The loops of an instance's queues, between one decision and the next.
 
-The order at one instant is the reference's: batches end and the host becomes free, then requests arrive, then
-schedulers decide.
+At one instant batches end and the host becomes free, then requests arrive, then schedulers decide.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ import numpy as np
 
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.batch import send_batch
-from apex_sim.instance.kernel.blocks import leave, push_back, release
+from apex_sim.instance.kernel.blocks import leave, push_back
+from apex_sim.instance.kernel.delivery import take_in
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
-from apex_sim.instance.kernel.record import count_gap, note_queues
-from apex_sim.instance.kernel.speculation import take_in_drafts
+from apex_sim.instance.kernel.prefixes import settle_units
+from apex_sim.instance.kernel.ranks import send_ranks
+from apex_sim.instance.kernel.record import note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -28,7 +29,8 @@ def until_decision(state: State) -> int:
             queue = _next_host_waiter(state)
             engine["host_holder"] = queue
             queues[queue]["decided_s"] = engine["now_s"]
-            queues[queue]["n_entries"] = 0
+            for rank in range(engine["n_ranks"]):
+                queues[queue + rank]["n_entries"] = 0
             return queue
         first = _first_queue(state)
         first_s = np.inf if first < 0 else queues[first]["wait_s"]
@@ -43,12 +45,15 @@ def until_decision(state: State) -> int:
         engine["now_s"] = max(engine["now_s"], first_s)
         goes_on = True
         if queues[first]["phase"] == at.ON_HOST:
-            send_batch(state, first)
             engine["host_holder"] = -1
-            take_leap(state, first)
+            if engine["n_ranks"] > 1:
+                send_ranks(state)
+            else:
+                send_batch(state, first)
+                take_leap(state, first)
             goes_on = _may_decide_again(state, first)
         else:
-            _take_in(state, first)
+            take_in(state, first)
         if goes_on:
             _go_on(state, first)
         else:
@@ -89,7 +94,7 @@ def _may_decide_again(state: State, queue: int) -> bool:
 @inner
 def _enqueue(state: State) -> None:
     """Put the next request into the least loaded queue, or refuse it if too many wait."""
-    engine, best = state.engine[0], _least_loaded(state)
+    engine, best = state.engine[0], _place_of_next(state)
     request = state.coming[engine["first_coming"]]
     state.requests[request]["queued_s"] = state.coming_s[engine["first_coming"]]
     engine["first_coming"] += 1
@@ -101,8 +106,11 @@ def _enqueue(state: State) -> None:
         put_in_place(state, best, request)
     else:
         push_back(state, best, request)
-    if state.queues[best]["phase"] == at.IDLE:
-        _go_on(state, best)
+    settle_units(state, best, request)
+    engine["n_placed"] += 1
+    leader = 0 if engine["n_ranks"] > 1 else best
+    if state.queues[leader]["phase"] == at.IDLE:
+        _go_on(state, leader)
 
 
 @inner
@@ -125,10 +133,12 @@ def _refuse(state: State, request: int) -> None:
 
 
 @inner
-def _least_loaded(state: State) -> int:
-    best, least = 0, len(state.requests) + 1
-    for queue in range(len(state.queues)):
-        n = _n_unfinished(state, queue)
+def _place_of_next(state: State) -> int:
+    """Return the least loaded queue by the engine's rule, or, where it has none, the next in turn."""
+    engine, best, least = state.engine[0], int(state.engine[0]["n_placed"] % len(state.queues)), np.inf
+    for queue in range(len(state.queues) if engine["waiting_weight"] > 0 else 0):
+        record = state.queues[queue]
+        n = engine["waiting_weight"] * record["n_waiting"] + record["n_running"] + record["n_swapped"]
         if n < least:
             best, least = queue, n
     return best
@@ -136,7 +146,12 @@ def _least_loaded(state: State) -> int:
 
 @inner
 def _n_unfinished(state: State, queue: int) -> int:
-    return int(state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"])
+    """Return how many requests a loop has in all its ranks."""
+    n = 0
+    for rank in range(state.engine[0]["n_ranks"]):
+        record = state.queues[queue + rank]
+        n += record["n_waiting"] + record["n_running"] + record["n_swapped"]
+    return int(n)
 
 
 @inner
@@ -173,8 +188,10 @@ def _wait_for_oldest(state: State, queue: int) -> None:
     record = state.queues[queue]
     if record["n_flight"] == 0:
         record["phase"] = at.IDLE
-        record["start_ratio"], record["n_decays"] = state.reserve[0]["first_ratio"], 0
-        record["is_full"], record["n_seats"] = 0, 0
+        for rank in range(state.engine[0]["n_ranks"]):
+            resting = state.queues[queue + rank]
+            resting["start_ratio"], resting["n_decays"] = state.reserve[0]["first_ratio"], 0
+            resting["is_full"], resting["n_seats"] = 0, 0
         return
     record["taking"] = record["first_flight"]
     record["wait_s"] = state.flight_ends_s[queue, record["first_flight"]]
@@ -187,12 +204,15 @@ def _wait_for_oldest(state: State, queue: int) -> None:
 def hand_over(state: State, queue: int) -> None:
     """Spend the host's time on the batch that was decided; without one, try once more or wait."""
     record, engine = state.queues[queue], state.engine[0]
-    _note_scheduled(state, queue)
-    if record["n_entries"] > 0:
+    most = 0
+    for rank in range(engine["n_ranks"]):
+        _note_scheduled(state, queue + rank)
+        most = max(most, state.queues[queue + rank]["n_entries"])
+    if most > 0:
         note_queues(state)
         record["n_left_waiting"] = record["n_waiting"]
         record["phase"] = at.ON_HOST
-        record["host_s"] = engine["host_step_s"] + engine["host_sequence_s"] * record["n_entries"]
+        record["host_s"] = engine["host_step_s"] + engine["host_sequence_s"] * most
         record["wait_s"] = engine["now_s"] + record["host_s"]
         return
     engine["host_holder"] = -1
@@ -213,65 +233,3 @@ def _note_scheduled(state: State, queue: int) -> None:
         request = state.requests[entry["request"]]
         if request["preemptions"] == 0 and np.isnan(request["scheduled_s"]):
             request["scheduled_s"] = state.engine[0]["now_s"]
-
-
-@inner
-def _take_in(state: State, queue: int) -> None:
-    """Deliver the tokens of the batch that has ended and let finished requests go."""
-    engine, slot = state.engine[0], state.queues[queue]["taking"]
-    now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
-    speculates = engine["n_draft_tokens"] > 0
-    for index in range(state.flight_sizes[queue, slot]):
-        entry = state.flights[queue, slot, index]
-        n_samples += entry["samples"]
-    engine["barren_steps"] = 0 if n_samples > 0 else engine["barren_steps"] + 1
-    if engine["barren_steps"] > len(state.queues) * engine["depth"] * engine["max_model_len"]:
-        engine["error"] = at.NO_PROGRESS
-    for index in range(state.flight_sizes[queue, slot]):
-        entry = state.flights[queue, slot, index]
-        request = state.requests[entry["request"]]
-        if entry["samples"] == 0 or request["status"] != 2:
-            continue
-        request["pending"] -= 1
-        request["generated"] += take_in_drafts(state, entry["request"], entry["samples"] - 1) if speculates else 1
-        if request["generated"] == 1:
-            request["first_s"] = now_s
-        elif request["last_s"] == since_s:
-            n_gaps += 1
-        else:
-            if n_gaps > 0:
-                count_gap(state, now_s - since_s, n_gaps)
-            since_s, n_gaps = request["last_s"], 1
-        request["last_s"] = now_s
-        if request["generated"] == request["output"]:
-            _finish(state, queue, entry["request"])
-    if n_gaps > 0:
-        count_gap(state, now_s - since_s, n_gaps)
-
-
-@inner
-def _finish(state: State, queue: int, request: int) -> None:
-    record, running = state.queues[queue], state.running
-    place = 0
-    while place < record["n_running"] and running[queue, place] != request:
-        place += 1
-    if place < record["n_running"]:
-        record["n_running"] -= 1
-        for index in range(place, record["n_running"]):
-            running[queue, index] = running[queue, index + 1]
-    else:
-        _remove_waiting(state, queue, request)
-    release(state, queue, request)
-    leave(state, request, 0)
-
-
-@inner
-def _remove_waiting(state: State, queue: int, request: int) -> None:
-    record, waiting = state.queues[queue], state.waiting
-    capacity, found = waiting.shape[1], False
-    for index in range(record["n_waiting"] - 1):
-        here = (record["first_waiting"] + index) % capacity
-        found = found or waiting[queue, here] == request
-        if found:
-            waiting[queue, here] = waiting[queue, (here + 1) % capacity]
-    record["n_waiting"] -= 1

@@ -16,7 +16,8 @@ def advance_max_utilization(state: State) -> None:
         queue = until_decision(state)
         if queue < 0:
             return
-        _decide(state, queue)
+        for rank in range(state.engine[0]["n_ranks"]):
+            _decide(state, queue + rank)
         hand_over(state, queue)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.draft_price import price_draft
-from apex_sim.instance.acceptance import acceptance_draw
+from apex_sim.draw import ACCEPTANCE, uniform
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -16,7 +16,8 @@ def take_in_drafts(state: State, request: int, n_drafts: int) -> int:
     n_kept = 0
     while (
         n_kept < n_drafts
-        and acceptance_draw(engine["seed"], record["number"], record["generated"] + n_kept) < state.drafts[0, n_kept]
+        and uniform(engine["seed"], record["number"], record["generated"] + n_kept, ACCEPTANCE)
+        < state.drafts[0, n_kept]
     ):
         n_kept += 1
     record["computed"] -= n_drafts - n_kept

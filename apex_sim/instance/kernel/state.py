@@ -13,8 +13,9 @@ from apex_sim.cost.step_tables import Ints
 Records = NDArray[Any]
 
 #: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
-#: `room` is how many tokens its blocks are sure to hold, `number` the fleet's number of it, `drafts` how many tokens
-#: are proposed to follow.
+#: `room` is how many tokens its blocks are sure to hold, `place` where they begin if they were reserved in one piece,
+#: `on_host` how many blocks of it were swapped out, `number` the fleet's number of it, `drafts` how many tokens are
+#: proposed to follow.
 REQUEST: Final = np.dtype(
     [
         ("prompt", np.int64),
@@ -31,6 +32,8 @@ REQUEST: Final = np.dtype(
         ("preemptions", np.int64),
         ("seen", np.int64),
         ("cached", np.int64),
+        ("place", np.int64),
+        ("on_host", np.int64),
         ("status", np.int64),
         ("reason", np.int64),
         ("arrival_s", np.float64),
@@ -47,8 +50,9 @@ REQUEST: Final = np.dtype(
 UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after", np.int64), ("n_blocks", np.int64)])
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
-#: batches handed over in a row that held the same decodes.  From `under_way` (the request under way plus one, or 0) on
-#: they are those of `Admission`.
+#: batches handed over in a row that held the same decodes, `n_copied` the blocks that the decision moves to or from the
+#: host.  From `under_way` (the request under way plus one, or 0) on they are those of `Admission`; the last five say
+#: where its units lie and which blocks of them are free.
 QUEUE: Final = np.dtype(
     [
         ("phase", np.int64),
@@ -69,11 +73,20 @@ QUEUE: Final = np.dtype(
         ("n_same", np.int64),
         ("decided_s", np.float64),
         ("host_s", np.float64),
+        ("n_holes", np.int64),
+        ("n_swapped", np.int64),
+        ("n_host_free", np.int64),
+        ("n_copied", np.int64),
         ("under_way", np.int64),
         ("is_full", np.int64),
         ("n_seats", np.int64),
         ("n_decays", np.int64),
         ("start_ratio", np.float64),
+        ("first_unit", np.int64),
+        ("end_units", np.int64),
+        ("first_free", np.int64),
+        ("last_free", np.int64),
+        ("spare", np.int64),
     ]
 )
 
@@ -101,9 +114,6 @@ ENGINE: Final = np.dtype(
         ("max_num_seqs", np.int64),
         ("unit_tokens", np.int64),
         ("unit_blocks", np.int64),
-        ("first_free", np.int64),
-        ("last_free", np.int64),
-        ("spare", np.int64),
         ("budget", np.int64),
         ("max_model_len", np.int64),
         ("block_size", np.int64),
@@ -113,6 +123,7 @@ ENGINE: Final = np.dtype(
         ("depth", np.int64),
         ("runs_ahead", np.int64),
         ("is_sorted", np.int64),
+        ("swaps", np.int64),
         ("most_waiting", np.int64),
         ("n_draft_tokens", np.int64),
         ("n_draft_passes", np.float64),
@@ -120,8 +131,13 @@ ENGINE: Final = np.dtype(
         ("first_layout_at", np.int64),
         ("next_numbers_at", np.int64),
         ("next_layout_at", np.int64),
-        ("seed", np.int64),
         ("concurrent", np.int64),
+        ("n_ranks", np.int64),
+        ("waiting_weight", np.int64),
+        ("n_placed", np.int64),
+        ("varies", np.int64),
+        ("seed", np.int64),
+        ("place", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
         ("frontend_s", np.float64),
@@ -156,7 +172,6 @@ ENGINE: Final = np.dtype(
         ("launch_s", np.float64),
         ("outside_s", np.float64),
         ("last_begin_s", np.float64),
-        ("last_end_s", np.float64),
         ("n_waiting", np.int64),
         ("n_running", np.int64),
         ("n_blocks_used", np.int64),
@@ -179,7 +194,9 @@ STAGE: Final = np.dtype(
         ("host_s", np.float64),
         ("launch_s", np.float64),
         ("slowdown_s", np.float64),
+        ("swap_s", np.float64),
         ("draft_s", np.float64),
+        ("imbalance_s", np.float64),
         ("dynamic_j", np.float64),
         ("outside_s", np.float64),
         ("n_steps", np.int64),
@@ -191,6 +208,9 @@ ENTRY: Final = np.dtype(
     [("request", np.int64), ("past", np.int64), ("n_new", np.int64), ("samples", np.int64), ("decodes", np.int64)]
 )
 
+#: The `place` of a request whose blocks are not in one piece.
+NOWHERE: Final = -1
+
 #: Phases of a queue's loop.
 IDLE: Final = 0
 WANTS_HOST: Final = 1
@@ -201,9 +221,10 @@ WAITS_FOR_END: Final = 3
 PROMPT_EXCEEDS_BUDGET: Final = 1
 PROMPT_EXCEEDS_POOL: Final = 2
 TOO_MANY_WAIT: Final = 3
+CANNOT_SWAP_IN: Final = 4
 STUCK: Final = 1
 NO_PROGRESS: Final = 2
-ILLEGAL_BLOCKS: Final = 3
+SWAP_SPACE_FULL: Final = 3
 
 
 class State(NamedTuple):
@@ -222,7 +243,7 @@ class State(NamedTuple):
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
     numbers, layout : tables of all stages, and behind them those of a draft's first and later passes.
-    token_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): spent on prefill and decode.
+    token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
     line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
@@ -231,7 +252,10 @@ class State(NamedTuple):
     units : records of all prompts' units, and behind them of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
+    holes : (queues, holes, 2): place and size of each hole between reservations.
+    swapped : (queues, sequences): requests whose blocks lie in the host's memory, first out first.
     drafts : (3, ...): how often each draft token is kept; scratch for the two sums that price a draft.
+    rank_sums : sums of each attention rank's batch; `most` : the most that a rank has.
     """
 
     requests: Records
@@ -253,6 +277,7 @@ class State(NamedTuple):
     numbers: Floats
     layout: Ints
     token_visits: Floats
+    joint_visits: Floats
     head_visits: Floats
     attention_s: Floats
     gaps: Ints
@@ -269,4 +294,8 @@ class State(NamedTuple):
     unit_first: Ints
     unit_held: Ints
     reserve: Records
+    holes: Ints
+    swapped: Ints
     drafts: Floats
+    rank_sums: Floats
+    most: Floats

@@ -17,7 +17,8 @@ def advance_unified(state: State) -> None:
         queue = until_decision(state)
         if queue < 0:
             return
-        decide(state, queue)
+        for rank in range(state.engine[0]["n_ranks"]):
+            decide(state, queue + rank)
         hand_over(state, queue)
 
 

@@ -1,0 +1,66 @@
+"""What does every operator of a stage need to know?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.parts import Floats, Parts
+from apex_sim.hardware.cluster import Cluster
+from apex_sim.hardware.link import Group, Link
+from apex_sim.model.model import Layer, Model
+from apex_sim.plan.shape import Shape, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What every operator of a stage needs to know; `joins_inputs` if it starts from two hidden states for a token."""
+
+    cost: CostModel
+    model: Model
+    cluster: Cluster
+    shape: Shape
+    index: int
+    joins_inputs: bool = False
+
+    @property
+    def stage(self) -> Stage:
+        """The stage itself."""
+        return self.shape.stages[self.index]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The stage's layers."""
+        stage = self.stage
+        return self.model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the stage holds the embedding."""
+        return self.index == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the stage holds the LM head."""
+        return self.index == len(self.shape.stages) - 1
+
+    @property
+    def tp_group(self) -> Group:
+        """Devices that the stage's attention collectives run over."""
+        return self.cluster.group(self.stage.attention.tp)
+
+    @property
+    def next_link(self) -> Link:
+        """Link to the following stage; instances start at a node's first free device, stages are consecutive.
+
+        All devices of a stage send at once, each its slice.
+        """
+        end = (self.index + 1) * self.stage.n_devices
+        crosses = self.shape.n_devices > self.cluster.n_devices_per_node and end % self.cluster.n_devices_per_node == 0
+        inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
+        return inter_node if crosses else self.cluster.intra_node
+
+    def all_reduce(self, n_bytes: Floats) -> Parts:
+        """Price an all-reduce over the tensor-parallel group, with the engine's own kernel where it is allowed."""
+        own = self.shape.preset.own_all_reduce if self.shape.scheduler.custom_all_reduce else "none"
+        return self.cost.all_reduce(n_bytes, self.tp_group, own)
