@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -133,19 +134,35 @@ def write_atomic(path: Path, text: str) -> Path:
     ------
     InputError : the folder cannot be written.
     """
-    temporary = ""
+    return write_together({path: text})[0]
+
+
+def write_together(texts: Mapping[Path, str]) -> tuple[Path, ...]:
+    """Write all `texts` beside their places first, then put each there in one step; return the paths.
+
+    An interrupt while they are written leaves what was there before, of all of them.
+
+    Raises
+    ------
+    InputError : a folder cannot be written.
+    """
+    written: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).chmod(0o644)
-        os.replace(temporary, path)
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            written[path] = Path(name)
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            written[path].chmod(0o644)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
     except OSError as error:
         raise InputError(
             f"cannot be written: {error.strerror}", where=str(path), remedy="choose another --out folder"
         ) from None
     finally:
-        if temporary:  # still there only if something went wrong, an interrupt included
-            Path(temporary).unlink(missing_ok=True)
-    return path
+        for temporary in written.values():  # still there only if something went wrong, an interrupt included
+            temporary.unlink(missing_ok=True)
+    return tuple(written)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -19,8 +23,9 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: Files of the package with compiled functions.
+#: Files of the package that decide what machine code is made: compiled functions, and how they are compiled.
 SOURCES: Final = (
+    "machine_code.py",
     "cost/decode_line.py",
     "cost/draft_price.py",
     "cost/look_up.py",
@@ -32,6 +37,9 @@ SOURCES: Final = (
 )
 #: Environment variable that names another cache folder.
 CACHE_VARIABLE: Final = "APEX_SIM_CACHE"
+#: Machine code of other versions goes when no process has used it for so long.
+KEPT_S: Final = 30 * 86_400.0
+_OURS: Final = re.compile(r"compiled-[0-9a-f]{16}(\.old-\d+)?")
 
 
 def compiled(function: Function) -> Function:
@@ -48,21 +56,27 @@ def inner(function: Function) -> Function:
 
 
 def _compile(function: Function, **options: bool) -> Function:
-    """Compile without Numba's reference counts: nothing is allocated, and counting took 20 times the work itself."""
+    """Compile without Numba's reference counts: nothing is allocated, and counting took 20 times the work itself.
+
+    Python's lock is let go, so that a signal can be taken while machine code runs.
+    """
     folder = _cache_folder()
     settings: Any = numba.config
     njit: Any = numba.njit
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder or before)
     try:
-        decorated: Any = njit(cache=folder is not None, _nrt=False, error_model="numpy", **options)(function)
+        decorated: Any = njit(cache=folder is not None, nogil=True, _nrt=False, error_model="numpy", **options)(
+            function
+        )
     finally:
         settings.CACHE_DIR = before
     return cast("Function", decorated)
 
 
+@cache
 def announce(function: Callable[..., Any], what: str) -> None:
-    """Say that `what` is being compiled if neither this process nor the cache folder has its machine code."""
+    """Say, once, that `what` is being compiled if neither this process nor the cache folder has its machine code."""
     folder = _cache_folder()
     if getattr(function, "signatures", True) or (folder and any(folder.rglob(f"*.{function.__name__}-*.nbi"))):
         return
@@ -70,7 +84,7 @@ def announce(function: Callable[..., Any], what: str) -> None:
     print(f"apex-sim: compiling {what} ({once}), some 15 s", file=sys.stderr, flush=True)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _cache_folder() -> Path | None:
     """Return a folder for this version's machine code that can be written, or None after saying so."""
     parent = Path(os.environ.get(CACHE_VARIABLE) or _user_cache())
@@ -78,7 +92,8 @@ def _cache_folder() -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            pass
+        os.utime(folder)
     except OSError as error:
         print(
             f"apex-sim: cannot write to {folder} ({error.strerror}): the engine is compiled anew in each process; "
@@ -86,6 +101,24 @@ def _cache_folder() -> Path | None:
             file=sys.stderr,
         )
         return None
+    prune(parent, folder)
+    return folder
+
+
+def prune(parent: Path, used: Path) -> None:
+    """Remove machine code of other versions from `parent` that no process has used for `KEPT_S`.
+
+    Each process marks the folder that it uses with the time of its start.  A folder is renamed before it is emptied, so
+    that nobody finds half of it; where another process is quicker, or may not, nothing happens.
+    """
+    latest_s = time.time() - KEPT_S
+    folders = list[Path]()
+    with suppress(OSError):
+        folders += [each for each in parent.iterdir() if each != used and _OURS.fullmatch(each.name)]
+    for folder in folders:
+        with suppress(OSError):
+            if folder.stat().st_mtime < latest_s:
+                shutil.rmtree(folder.rename(folder.with_suffix(f".old-{os.getpid()}")))
 
 
 def _user_cache() -> Path:

@@ -97,11 +97,10 @@ def _require_writable(folder: Path, names: Sequence[str]) -> None:
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Write `texts` by file name into `folder`, each in one step."""
-    from apex_sim.files import write_atomic
+    """Write `texts` by file name into `folder`, all or none."""
+    from apex_sim.files import write_together
 
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
+    write_together({folder / name: text for name, text in texts.items()})
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.model.model import Model
 from apex_sim.plan.memory import Memory, instance_memory
 from apex_sim.plan.plan import Plan
+from apex_sim.plan.scheduler import ACCOUNTING_ORDERS
 from apex_sim.plan.shape import Shape
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.workload import Workload
@@ -34,10 +35,28 @@ def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) ->
     }
 
 
+def why_not_compiled(plan: Plan) -> str:
+    """Return what of `plan`'s schedulers the compiled engine lacks, so that the reference runs; empty if nothing."""
+    for shape, _ in plan.instances:
+        if shape.scheduler.policy not in COMPILED_POLICIES:
+            return f"policy {shape.scheduler.policy}"
+        if shape.scheduler.queue_order in ACCOUNTING_ORDERS:
+            return f"queue order {shape.scheduler.queue_order}"
+    return ""
+
+
 def compiled_way(plan: Plan, workload: Workload) -> Callable[..., FleetRun] | None:
     """Return how the compiled engine serves `workload` with `plan`; None if it lacks a policy or cannot look ahead."""
-    if not all(shape.scheduler.policy in COMPILED_POLICIES for shape, _ in plan.instances):
+    if why_not_compiled(plan):
         return None
     if is_static(plan, workload):
         return serve_statically
     return serve_dependently if may_depend(plan, workload) else None
+
+
+def why_reference(plan: Plan, workload: Workload) -> str:
+    """Return why the compiled engine cannot serve `workload` with `plan`; empty if it can."""
+    lacks = why_not_compiled(plan)
+    if lacks or compiled_way(plan, workload):
+        return lacks
+    return "way to look ahead over instances that depend on each other like these"

@@ -9,22 +9,21 @@ import simpy
 
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.errors import InputError, InvariantError
+from apex_sim.fleet.acceptance import owners_of, require_lengths
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.fleet.router import load_router
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.clock import ARRIVALS, Process, Turn, start_process, wait_until
-from apex_sim.instance.reference import ReferenceInstance
+from apex_sim.instance.reference import OrderMaker, Policy, ReferenceInstance
 from apex_sim.instance.sequence import Sequence
 from apex_sim.model.model import Model
 from apex_sim.plan.legality import require_legal_plan
 from apex_sim.plan.plan import Plan
-from apex_sim.plan.shape import Shape
 from apex_sim.record.latency_histogram import LatencyHistogram
 from apex_sim.record.request_records import FINISHED, REJECTED, RUNNING, RequestRecords
 from apex_sim.record.run import FleetRun, InstanceRun, StageRun
-from apex_sim.workload.requests import Requests
 from apex_sim.workload.workload import Workload
 
 
@@ -39,6 +38,8 @@ def simulate_plan(
     check: bool = False,
     reference: bool = False,
     compiled: CompiledPlan | None = None,
+    policy: Policy | None = None,
+    order: OrderMaker | None = None,
 ) -> FleetRun:
     """Serve `workload` with `plan` and return what happened.
 
@@ -49,40 +50,33 @@ def simulate_plan(
     reference : run the readable engine, step by step; otherwise the compiled one where it can (see
         `compiled_way`), which decides the same and is some thousand times faster.
     compiled : what `compile_plan` returned for these, where the caller has it already.
+    policy, order : a batching policy and a queue order of your own, instead of the plan's; the reference runs them.
 
     Raises
     ------
     InfeasiblePlanError : the plan is illegal or does not fit.
-    InputError : a request is longer than an instance accepts, or `horizon_s` is not above 0.
+    InputError : a request is longer than an instance accepts, the queue order needs to know what no request says, or
+        `horizon_s` is not above 0.
     InvariantError : with `check`, an invariant does not hold; always, if requests can never end.
     """
     if horizon_s is not None and not horizon_s > 0:
         raise InputError(f"horizon_s is {horizon_s}", where="horizon_s", remedy="give seconds above 0, or None")
     require_legal_plan(model, cluster, plan)
     for shape, _ in plan.instances:
-        _require_lengths(workload.requests, shape)
+        require_lengths(workload.requests, shape.scheduler)
+        owners_of(workload.requests, shape.scheduler)
     compiled = compiled or compile_plan(model, cluster, plan, cost)
-    serve = None if reference or horizon_s is not None else compiled_way(plan, workload)
+    needs_reference = reference or horizon_s is not None or policy is not None or order is not None
+    serve = None if needs_reference else compiled_way(plan, workload)
     if serve:
         result = serve(plan, workload, compiled, cost)
     else:
-        fleet = Fleet(plan, workload, compiled, check=check)
+        fleet = Fleet(plan, workload, compiled, check=check, policy=policy, order=order)
         fleet.run(horizon_s)
         result = fleet.result(cost)
     if check:
         check_run(result)
     return result
-
-
-def _require_lengths(requests: Requests, shape: Shape) -> None:
-    longest = requests.prompt_tokens + requests.output_tokens
-    index = int(np.argmax(longest))
-    if longest[index] > shape.scheduler.max_model_len:
-        raise InputError(
-            f"request {index} has {longest[index]} tokens, max_model_len is {shape.scheduler.max_model_len}",
-            where="workload",
-            remedy="raise max_model_len or drop the request",
-        )
 
 
 class Fleet:
@@ -95,6 +89,8 @@ class Fleet:
         compiled: CompiledPlan,
         *,
         check: bool = False,
+        policy: Policy | None = None,
+        order: OrderMaker | None = None,
     ) -> None:
         self._plan = plan
         self._workload = workload
@@ -112,6 +108,8 @@ class Fleet:
                 compiled[shape][1],
                 compiled[shape][0],
                 self,
+                policy,
+                order=order,
                 unit_tokens=self._columns.hash_block_tokens,
                 check=check,
                 place=place,
@@ -120,6 +118,7 @@ class Fleet:
             for place, shape in enumerate(self._shapes)
         ]
         self._ranks = {shape: queue_ranks(workload, shape.scheduler) for shape in set(self._shapes)}
+        self._owners = {shape: owners_of(self._columns, shape.scheduler) for shape in set(self._shapes)}
         n = self._columns.n
         self._outstanding = [0] * len(self._instances)
         self._n_routed = 0
@@ -196,6 +195,7 @@ class Fleet:
             min(limit, room) if limit else room,
             self._columns.full_blocks(request),
             float(self._ranks[shape][request]),
+            owners[request] if (owners := self._owners[shape]) else "",
         )
 
     def _count_in_system(self, change: int, now_s: float) -> None:

@@ -21,6 +21,7 @@ from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
+from apex_sim.instance.long_run import run_interruptibly
 from apex_sim.instance.prefix_cache import prefix_cache_of
 from apex_sim.instance.scheduler_queue import swap_space_is_full
 from apex_sim.instance.served import Served, served_of
@@ -34,6 +35,8 @@ from apex_sim.record.step_records import STEP_COLUMNS
 
 #: Steps that are kept, at most; every other one goes when there are more.
 _MOST_STEPS = 8192
+#: Requests that take a tenth of a second: above, an interrupt does not wait for the end.
+_LONG_RUN = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,23 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
     state.engine[0]["concurrent"] = asked.concurrency or 0
     state.engine[0]["seed"], state.engine[0]["place"] = asked.seed, asked.place
     _let_arrive(state, asked)
-    run(shape, state)
+    _run_to_the_end(shape, state)
     return served_of(state, state.requests, step_model)
+
+
+def _run_to_the_end(shape: Shape, state: State) -> None:
+    """Run an instance, a long run so that an interrupt can end it."""
+    if len(state.requests) < _LONG_RUN:
+        run(shape, state)
+        return
+
+    def stop() -> None:
+        state.engine["error"] = at.INTERRUPTED
+
+    stop()
+    COMPILED_POLICIES[shape.scheduler.policy](state)  # compiles if need be, and does nothing else
+    state.engine["error"] = 0
+    run_interruptibly(lambda: run(shape, state), stop)
 
 
 def run(shape: Shape, state: State) -> None:

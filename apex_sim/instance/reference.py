@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import simpy
 
@@ -24,6 +24,9 @@ from apex_sim.errors import InvariantError
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.clock import DECISIONS, ENDS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
+from apex_sim.instance.listener import Listener
+from apex_sim.instance.orders import ORDERS
+from apex_sim.instance.orders.queue_order import QueueOrder
 from apex_sim.instance.pipeline import Pipeline
 from apex_sim.instance.policies import POLICIES
 from apex_sim.instance.prefix_cache import prefix_cache_of
@@ -35,22 +38,7 @@ from apex_sim.record.latency_histogram import LatencyHistogram
 from apex_sim.record.step_records import StepRecords
 
 Policy = Callable[[SchedulerQueue], list[Entry]]
-
-
-class Listener(Protocol):
-    """Who wants to know what happens to requests; all times are seconds on the simulation's clock."""
-
-    def scheduled(self, request: int, now_s: float) -> None:
-        """Take note that the request was first picked for a step."""
-
-    def token(self, request: int, now_s: float) -> bool:
-        """Take in one output token; return whether it is the request's last."""
-
-    def finished(self, sequence: Sequence, now_s: float) -> None:
-        """Take note of the end of a request."""
-
-    def rejected(self, sequence: Sequence, reason: str, now_s: float) -> None:
-        """Take note that the engine refuses a request."""
+OrderMaker = Callable[[], QueueOrder]
 
 
 @dataclass(slots=True)
@@ -69,7 +57,8 @@ class ReferenceInstance:
     env : simulation environment shared by the fleet.
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     listener : told of everything that happens to requests.
-    policy : batching policy; by default the one that the shape's scheduler settings name.
+    policy, order : batching policy, and what makes a queue order that keeps account; by default those that the shape's
+        scheduler settings name.
     unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
     place : which of the fleet's instances this is; ties between them fall in this order.
     seed : of what is drawn during the run.
@@ -85,6 +74,7 @@ class ReferenceInstance:
         listener: Listener,
         policy: Policy | None = None,
         *,
+        order: OrderMaker | None = None,
         unit_tokens: int | None = None,
         check: bool = False,
         place: int = 0,
@@ -104,11 +94,14 @@ class ReferenceInstance:
         settings, preset, n_queues = shape.scheduler, shape.preset, shape.n_queues
         self._depth = shape.n_in_flight
         self.pipeline = Pipeline(step_model, hides_host=self._depth > 1, seed=seed, place=place)
+        maker = order or ORDERS.get(settings.queue_order)
+        self._order = maker() if maker else None
         own = replace(memory, n_blocks=memory.n_blocks // n_queues)
         self.queues = [
             SchedulerQueue(
                 settings,
                 BlockPool(own.n_blocks, own.layout, preset.watermark_frac, prefix_cache_of(settings, own, unit_tokens)),
+                self._order,
                 memory.n_host_blocks // n_queues,
             )
             for _ in range(n_queues)
@@ -123,15 +116,16 @@ class ReferenceInstance:
 
     def unfinished(self) -> list[Sequence]:
         """Return the sequences in the instance's care."""
-        return [
-            sequence
-            for queue in self.queues
-            for side in (queue.waiting, queue.running, queue.swapped)
-            for sequence in side
-        ]
+        return [sequence for queue in self.queues for sequence in queue.unfinished()]
 
     def submit(
-        self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = (), rank: float = 0.0
+        self,
+        request: int,
+        prompt_tokens: int,
+        max_output_tokens: int,
+        units: tuple[int, ...] = (),
+        rank: float = 0.0,
+        owner: str = "",
     ) -> None:
         """Put a request into a queue; it can be scheduled from the next decision on.
 
@@ -139,7 +133,7 @@ class ReferenceInstance:
         """
         index = self._place_of_next()
         runs_ahead = self._shape.scheduler.async_scheduling
-        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank, units=units)
+        sequence = Sequence(request, prompt_tokens, max_output_tokens, runs_ahead, rank, owner=owner, units=units)
         most = self._shape.scheduler.max_num_waiting
         if most is not None and sum(len(queue.waiting) for queue in self.queues) >= most:
             self._listener.rejected(sequence, f"{most} requests wait already", self._env.now)
@@ -239,6 +233,7 @@ class ReferenceInstance:
         return self.pipeline.run(batches[0], requests, decided_s, host_s, self._env.now, drafts)
 
     def _decide(self, queue: SchedulerQueue) -> list[Entry]:
+        queue.arrange()
         entries = self._policy(queue)
         if self._checks:
             require_legal_batch(queue, entries)
@@ -246,6 +241,8 @@ class ReferenceInstance:
             self._listener.rejected(sequence, reason, self._env.now)
         queue.rejected.clear()
         for entry in entries:
+            if self._order:
+                self._order.runs(entry)
             if entry.past == entry.sequence.n_hit_tokens and entry.sequence.n_preemptions == 0:
                 self._listener.scheduled(entry.sequence.request, self._env.now)
         return entries
@@ -269,6 +266,8 @@ class ReferenceInstance:
         sequence.last_token_s = now_s
         for _ in range(1 + n_kept):
             sequence.n_generated += 1
+            if self._order:
+                self._order.emits(sequence)
             if self._listener.token(sequence.request, now_s):
                 self._finish(queue, sequence, now_s)
                 break

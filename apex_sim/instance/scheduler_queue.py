@@ -9,6 +9,7 @@ from apex_sim.errors import InfeasiblePlanError, UnsupportedError
 from apex_sim.instance.admission import Admission
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.contiguous_space import ContiguousSpace
+from apex_sim.instance.orders.queue_order import QueueOrder
 from apex_sim.instance.sequence import Entry, Sequence
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.units import GIB
@@ -17,11 +18,14 @@ from apex_sim.units import GIB
 class SchedulerQueue:
     """State that a batching policy works on; first come, first served, unless the settings name another order.
 
+    An `order` that keeps account goes before the one of the settings, and sorts anew before each decision.
     `running` is in the order that the policy gives it; `rejected` collects (sequence, reason) for the engine to report.
     `swapped` lie in the host's memory, whose free blocks `n_host_free` counts; a decision moves `n_copied`.
     """
 
-    def __init__(self, settings: SchedulerSettings, pool: BlockPool, n_host_blocks: int = 0) -> None:
+    def __init__(
+        self, settings: SchedulerSettings, pool: BlockPool, order: QueueOrder | None = None, n_host_blocks: int = 0
+    ) -> None:
         self.settings = settings
         self.pool = pool
         self.waiting: deque[Sequence] = deque()
@@ -31,7 +35,8 @@ class SchedulerQueue:
         self.n_copied = 0
         self._space = ContiguousSpace(pool.n_blocks)
         self.rejected: list[tuple[Sequence, str]] = []
-        self.is_sorted = settings.sorts_queue
+        self.order = order
+        self.is_sorted = settings.sorts_queue or order is not None
         rule = settings.reservation
         self.admission = Admission(rule, rule.first_ratio) if rule else None
 
@@ -54,18 +59,28 @@ class SchedulerQueue:
         if self.admission:
             self.admission.rest()
 
-    @staticmethod
-    def place(sequence: Sequence) -> tuple[float, int]:
-        """Return where `sequence` stands in a sorted queue: by rank, then by arrival."""
-        return sequence.rank, sequence.request
+    def place(self, sequence: Sequence) -> tuple[float, int]:
+        """Return where `sequence` stands in a sorted queue: by the order, or by rank and then by arrival."""
+        return self.order.place(sequence) if self.order else (sequence.rank, sequence.request)
+
+    def arrange(self) -> None:
+        """Sort those that wait by what an order that keeps account says now."""
+        if self.order:
+            self.waiting = deque(self.order.arrange(self.waiting))
 
     @property
     def n_unfinished(self) -> int:
         """Sequences that wait, run or are swapped out."""
         return len(self.waiting) + len(self.running) + len(self.swapped)
 
+    def unfinished(self) -> list[Sequence]:
+        """Return the sequences that wait, run or are swapped out."""
+        return [*self.waiting, *self.running, *self.swapped]
+
     def enqueue(self, sequence: Sequence) -> None:
         """Let a sequence that has arrived wait."""
+        if self.order:
+            self.order.arrives(sequence, self.waiting)
         if self.is_sorted:
             insort(self.waiting, sequence, key=self.place)
         else:

@@ -16,10 +16,11 @@ class Sequence:
     `n_pending` those that steps in flight will sample, `n_blocks` the KV blocks held.  With `runs_ahead` (asynchronous
     scheduling) a pending token counts as there, so that the next one can be scheduled before it is known.  Sequences of
     a lower `rank` go first where the queue order uses it; it never derives from what the scheduler cannot know.
-    `units` are the identities of the prompt's full hashed blocks, of which it has looked at the first `n_seen` and
-    holds `held`, alone or with others; `n_hit_tokens` were cached when it was last admitted, `n_cached_tokens` when it
-    first was.  `place` is where blocks reserved in one piece begin, `n_host_blocks` counts those that were swapped out.
-    `n_drafts` tokens are proposed to follow what it has.
+    `owner` is whom a queue order charges that keeps account.  `units` are the identities of the prompt's full hashed
+    blocks, of which it has looked at the first `n_seen` and holds `held`, alone or with others; `n_hit_tokens` were
+    cached when it was last admitted, `n_cached_tokens` when it first was.  `place` is where blocks reserved in one
+    piece begin, `n_host_blocks` counts those that were swapped out.  `n_drafts` tokens are proposed to follow what it
+    has.
     """
 
     request: int
@@ -34,6 +35,7 @@ class Sequence:
     n_preemptions: int = 0
     is_finished: bool = False
     last_token_s: float = 0.0
+    owner: str = ""
     units: tuple[int, ...] = ()
     held: list[int] = field(default_factory=list)
     n_seen: int = 0

@@ -113,12 +113,13 @@ def _draft_s(step_model: StepModel, batch: StepBatch, follow: StepBatch) -> floa
 
 def _prefill_s(step_model: StepModel, n_entering: float, prompt_tokens: float) -> float:
     """Return the time of the prompt steps for each decode step, after which `n_entering` prompts find a seat."""
-    length = max(1, round(prompt_tokens))
-    n_prompts = max(1, min(round(n_entering), step_model.shape.scheduler.max_num_batched_tokens // length))
+    length, budget = max(1, round(prompt_tokens)), step_model.shape.scheduler.max_num_batched_tokens
+    n_prompts = max(1, min(round(n_entering), budget // length))
+    chunk = min(length, budget)  # of a prompt longer than a step the middle chunk stands for all
     batch = StepBatch(step_model.windows)
     for _ in range(n_prompts):
-        batch.add(0, length, samples=True, is_decode=False)
-    return _step_s(step_model, batch) * n_entering / n_prompts
+        batch.add((length - chunk) // 2, chunk, samples=True, is_decode=False)
+    return _step_s(step_model, batch) * length / chunk * n_entering / n_prompts
 
 
 def _add_prompts(batch: StepBatch, prompt_share: float, prompt_tokens: float, budget_tokens: int) -> None:

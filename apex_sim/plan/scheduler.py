@@ -14,7 +14,10 @@ from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
 from apex_sim.units import GIB
 
 #: Who goes first among those that wait, and stays when memory is short.
-QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
+RANKED_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
+#: Orders that keep account of what was served, which the reference engine has; the column that says for whom.
+ACCOUNTING_ORDERS: Final = {"multi-level-feedback": "", "least-attained-service": "session", "fair-share": "tenant"}
+QUEUE_ORDERS: Final = (*RANKED_ORDERS, *ACCOUNTING_ORDERS)
 
 #: What becomes of a running sequence that loses its blocks: it is computed again, or they wait in the host's memory.
 PREEMPTIONS: Final = ("recompute", "swap")

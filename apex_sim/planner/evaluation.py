@@ -12,9 +12,10 @@ import numpy as np
 from apex_sim.cost.calibrated import best_cost_model, calibrated_costs
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.roofline import Roofline
-from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
+from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, why_reference
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.device import Device
+from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.metrics.capacity import workload_capacity_per_s
 from apex_sim.metrics.cost_basis import CostShare, cost_shares
 from apex_sim.metrics.definitions import Metrics
@@ -33,7 +34,8 @@ class Evaluation:
     """One simulated plan.
 
     `curves_s` holds quantiles of TTFT, TPOT and E2E at `CURVE_SHARES`, `breakdown_s` exposed device-seconds by operator
-    with "host", "launch" and "idle", `memory` the terms of the tightest device, in bytes.
+    with "host", "launch" and "idle", `memory` the terms of the tightest device, in bytes,
+    `engine_reason` what the compiled engine lacks where the reference had to serve.
     """
 
     plan: Plan
@@ -49,6 +51,15 @@ class Evaluation:
     provenance: str
     cost_shares: tuple[CostShare, ...] = ()
     engine: str = "reference"
+    engine_reason: str = ""
+
+    @property
+    def engine_note(self) -> str:
+        """Why the slow engine served; empty if it did not."""
+        if self.engine != "reference":
+            return ""
+        why = f", some thousand times slower than the compiled one, which has no {self.engine_reason}"
+        return f"Engine: the readable reference{why if self.engine_reason else ', as asked'}"
 
     @property
     def why(self) -> str:
@@ -93,16 +104,31 @@ def _back_end(name: str | None, device: Device, kernel_tables: Path | None) -> C
 
 
 def run_plan(
-    study: Study, plan: Plan, *, check: bool = False, reference: bool = False
+    study: Study,
+    plan: Plan,
+    *,
+    check: bool = False,
+    reference: bool = False,
+    policy: Policy | None = None,
+    order: OrderMaker | None = None,
 ) -> tuple[FleetRun, CompiledPlan]:
     """Simulate `plan`, one of the study's space, on its workload; return what happened and what it was compiled to.
 
-    Errors as in `apex_sim.fleet.fleet.simulate_plan`.
+    `policy`, `order` and errors as in `apex_sim.fleet.fleet.simulate_plan`.
     """
     cost = cost_model_of(study)
     compiled = compile_plan(study.model, study.cluster, plan, cost)
     run = simulate_plan(
-        study.model, study.cluster, plan, study.workload, cost, check=check, reference=reference, compiled=compiled
+        study.model,
+        study.cluster,
+        plan,
+        study.workload,
+        cost,
+        check=check,
+        reference=reference,
+        compiled=compiled,
+        policy=policy,
+        order=order,
     )
     return run, compiled
 
@@ -131,6 +157,7 @@ def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: fl
         provenance=run.provenance,
         cost_shares=cost_shares(run),
         engine=run.engine,
+        engine_reason=why_reference(run.plan, study.workload) if run.engine == "reference" else "",
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_sim.errors import InfeasiblePlanError, InputError
+from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.planner.answer import Provenance, provenance_of
 from apex_sim.planner.evaluation import Evaluation, run_plan, summarise_run
 from apex_sim.planner.space import enumerate_space
@@ -23,8 +24,15 @@ class Simulation:
     provenance: Provenance
 
 
-def simulate_study(study: Study, *, check: bool = False, reference: bool = False) -> Simulation:
-    """Simulate the one plan of the study's space.
+def simulate_study(
+    study: Study,
+    *,
+    check: bool = False,
+    reference: bool = False,
+    policy: Policy | None = None,
+    order: OrderMaker | None = None,
+) -> Simulation:
+    """Simulate the one plan of the study's space; a `policy` and an `order` of the caller's go before the plan's.
 
     Raises
     ------
@@ -42,6 +50,17 @@ def simulate_study(study: Study, *, check: bool = False, reference: bool = False
     if space.infeasible:
         raise InfeasiblePlanError(f"{space.infeasible[0].plan.label}: {space.infeasible[0].reason}")
     started = time.process_time()
-    run, compiled = run_plan(study, space.feasible[0], check=check, reference=reference)
+    run, compiled = run_plan(study, space.feasible[0], check=check, reference=reference, policy=policy, order=order)
     evaluation = summarise_run(study, run, compiled, time.process_time() - started)
-    return Simulation(study, evaluation, run, provenance_of(study))
+    provenance, own = provenance_of(study), _callers_own(policy, order)
+    if own:
+        evaluation = replace(evaluation, engine_reason=" and no ".join(own))
+        notes = (f"{each} of the caller's own: Python code" for each in own)
+        provenance = replace(provenance, assumed=(*provenance.assumed, *notes))
+    return Simulation(study, evaluation, run, provenance)
+
+
+def _callers_own(policy: Policy | None, order: OrderMaker | None) -> list[str]:
+    """Return what of the scheduler the caller handed in, by name."""
+    given = {"policy": policy, "queue order": order}
+    return [f"{what} {getattr(code, '__name__', code)}" for what, code in given.items() if code is not None]

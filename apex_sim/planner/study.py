@@ -75,7 +75,9 @@ class SchedulerEntry(StrictModel):
     cuda_graphs: bool = True
     async_scheduling: bool | None = None
     prefix_cache: bool | None = None
-    queue_order: Literal["fcfs", "priority", "shortest-predicted-first"] = "fcfs"
+    queue_order: Literal[
+        "fcfs", "priority", "shortest-predicted-first", "multi-level-feedback", "least-attained-service", "fair-share"
+    ] = "fcfs"
     prediction_log_sd: float | None = Field(
         default=None, ge=0, description="spread of predicted output lengths; 0: exact"
     )

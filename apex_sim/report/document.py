@@ -97,6 +97,7 @@ def evaluation_document(evaluation: Evaluation) -> Document:
         "intervals": None,
         "n_steps": evaluation.n_steps,
         "engine": evaluation.engine,
+        "engine_reason": evaluation.engine_reason,
         "cost_model": evaluation.cost_name,
         "cost_model_provenance": evaluation.provenance,
         "cost_shares": [asdict(share) for share in evaluation.cost_shares],

@@ -128,7 +128,8 @@ def _with_links(text: str) -> Markup:
 def _frame(study: Study, provenance: Provenance, evaluation: Evaluation | None) -> Values:
     """Return what every page says of question and provenance."""
     cost = [f"Costs: {evaluation.provenance}; {summary_of(evaluation.cost_shares)}"] if evaluation else []
-    notes = [f"Workload: {note}" for note in provenance.workload_notes]
+    notes = [evaluation.engine_note] if evaluation and evaluation.engine_note else []
+    notes += [f"Workload: {note}" for note in provenance.workload_notes]
     return {
         "study": study_document(study),
         "provenance": provenance,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.errors import InputError
-from apex_sim.files import write_atomic
+from apex_sim.files import write_together
+from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.planner.answer import Progress, SearchResult, answer_study
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation, simulate_study
@@ -157,18 +158,28 @@ def search(
 
 
 def simulate(
-    study: str | Path | Study, *, check: bool = False, cost: CostModel | None = None, **overrides: Any
+    study: str | Path | Study,
+    *,
+    check: bool = False,
+    cost: CostModel | None = None,
+    policy: Policy | None = None,
+    order: OrderMaker | None = None,
+    **overrides: Any,
 ) -> SimulationReport:
     """Return what happens under the one plan that the study's space holds.
 
     Parameters
     ----------
     study, check, cost, overrides : as in `search`.
+    policy : a batching policy of your own instead of the study's: a function from a `SchedulerQueue` to a batch.  Each
+        batch is checked; the reference engine runs it.  Files and flags cannot name one, because it is code.
+    order : what makes a queue order of your own, a `QueueOrder`, for each instance.
 
     Raises
     ------
     UnknownNameError, InputError : the question cannot be understood, or its space holds more than one plan.
     InfeasiblePlanError : the plan cannot run.
+    InvariantError : `policy` returned a batch that no engine could run; the error names the invariant.
 
     Examples
     --------
@@ -177,7 +188,8 @@ def simulate(
     >>> len(report.frame)
     20
     """
-    return SimulationReport(simulate_study(_study(study, overrides, cost), check=check))
+    question = _study(study, overrides, cost)
+    return SimulationReport(simulate_study(question, check=check, policy=policy, order=order))
 
 
 def _study(study: str | Path | Study, overrides: dict[str, Any], cost: CostModel | None) -> Study:
@@ -192,7 +204,7 @@ def _study(study: str | Path | Study, overrides: dict[str, Any], cost: CostModel
 
 
 def _write(folder: Path, texts: dict[str, str]) -> tuple[Path, ...]:
-    return tuple(write_atomic(folder / name, text) for name, text in texts.items())
+    return write_together({folder / name: text for name, text in texts.items()})
 
 
 def _summary(headline: Headline) -> str:

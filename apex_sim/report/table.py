@@ -158,6 +158,8 @@ def _print_assumptions(provenance: Provenance, evaluation: Evaluation | None, co
     _print_text("What this rests on", console, "bold")
     if evaluation:
         _print_indented(f"Costs: {evaluation.provenance}; {summary_of(evaluation.cost_shares)}.", console)
+        if evaluation.engine_note:
+            _print_indented(f"{evaluation.engine_note}.", console)
     for note in provenance.workload_notes:
         _print_indented(f"Workload: {note}.", console)
     _print_assumed_figures(provenance.assumed, console)

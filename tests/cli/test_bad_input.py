@@ -26,6 +26,7 @@ FILES: dict[str, str | bytes] = {
     "degree.toml": f"{STUDY}[space]\ntp = [0]\n",
     "format.toml": f"{STUDY}[space]\nweight_dtypes = ['int3']\n",
     "slo.toml": f"{STUDY}[slo]\nttft_p99_s = -1.0\n",
+    "seats.toml": f"{STUDY}[scheduler]\nmax_num_seqs = 0\n",
     "contradiction.toml": f"{STUDY}[slo]\nttft_p99_s = 2.0\ne2e_p99_s = 1.0\n",
     "latin1.toml": "model = 'é'\n".encode("latin-1"),
     "model/config.json": json.dumps(LLAMA),
@@ -116,6 +117,26 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "search quickstart --layers 40,40 --pp 4": ("--layers states 2 stages, and --pp 4",),
     "search quickstart --tp 3": ("no DP x TP x PP of the stated degrees gives 8 devices",),
     "search quickstart --max-num-seqs 100000": ("max_num_batched_tokens 8192 is below max_num_seqs 100000",),
+    "search quickstart --max-num-seqs 0": ("--max-num-seqs", "0"),
+    "search quickstart --max-num-batched-tokens 0": ("--max-num-batched-tokens", "0"),
+    "search seats.toml": ("seats.toml, key 'scheduler.max_num_seqs'", "0", "greater than or equal to 1"),
+    "search quickstart --preset sglang --max-num-batched-tokens 8 --max-num-seqs 8 --block-size 16": (
+        "max_num_batched_tokens 8 is below block_size_tokens 16",
+        "Raise the budget or lower the block size",
+    ),
+    **{
+        f"search quickstart {engine} --max-num-batched-tokens 8 --max-num-seqs 8 --block-size 16": (
+            "max_num_batched_tokens 8 is below max_model_len",
+            "runs a prompt in one step",
+            "Raise the budget",
+        )
+        for engine in (
+            "--preset vllm-0.6 --policy prefill-first",
+            "--preset trtllm --policy max-utilization",
+            "--policy orca",
+            "--policy static",
+        )
+    },
     "search quickstart --out x --no-files": ("--out and --no-files exclude each other",),
     "search quickstart --out void.csv": ("void.csv: not a folder", "--out"),
     "search quickstart --out void.csv/deeper": ("void.csv: not a folder", "--out"),
@@ -277,6 +298,47 @@ def test_a_failure_while_writing_leaves_no_half_written_file(folder: Path, monke
     assert result.exit_code == 2
     assert "No space left on device" in result.stderr
     assert names(folder) == set(FILES)
+
+
+#: Policies that cut prompts work with any budget: blocks fill over several steps.
+CUTS_PROMPTS = ("--preset vllm-0.6 --policy chunked", "--policy unified", "--policy sarathi", "--policy splitfuse")
+
+
+@pytest.mark.parametrize("engine", [*CUTS_PROMPTS, "--preset sglang --block-size 8"])
+def test_a_budget_below_a_block_is_no_contradiction_where_prompts_are_cut(folder: Path, engine: str) -> None:
+    flags = "--model llama-3.2-1b --cluster 1xh100-sxm --workload chat --n-requests 3 --json"
+    block = "" if "--block-size" in engine else "--block-size 16"
+    result = run(f"simulate {flags} {engine} {block} --max-num-batched-tokens 8 --max-num-seqs 4")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["metrics"]["n_finished"] == 3
+
+
+def test_a_budget_that_no_prompt_fits_refuses_each_and_says_so(folder: Path) -> None:
+    flags = "--model llama-3.2-1b --cluster 1xh100-sxm --workload chat --n-requests 3 --no-files"
+    result = run(f"search {flags} --preset trtllm --policy no-evict --max-num-batched-tokens 8 --max-num-seqs 8")
+    assert result.exit_code == 1
+    assert "every request was rejected" in result.stderr
+
+
+def test_an_interrupt_while_files_are_written_leaves_the_old_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = "--model llama-3.2-1b --cluster 1xh100-sxm --workload chat --n-requests 3"
+    run(f"search {flags} --out answer")
+    before = {path: path.read_bytes() for path in (folder / "answer").iterdir()}
+    n_written = 0
+
+    def interrupted(self: Path, mode: int) -> None:
+        nonlocal n_written
+        n_written += 1
+        if n_written == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("apex_sim.files.Path.chmod", interrupted)
+    result = run(f"search {flags} --seed 5 --out answer")
+    assert result.exit_code == 130
+    assert "Interrupted" in result.stderr
+    assert {path: path.read_bytes() for path in (folder / "answer").iterdir()} == before
 
 
 def test_a_folder_where_a_file_shall_go_is_found_before_the_work(folder: Path) -> None:

@@ -80,14 +80,85 @@ def _wait_until_busy(pid: int) -> None:
         busy_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_an_interrupted_search_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+ONE_PLAN = ("--tp", "8", "--pp", "1", "--dp", "1", "--weight-dtype", "fp8")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "quickstart", "--n-requests", "500000", "--jobs", "1"),
+        ("simulate", "quickstart", *ONE_PLAN, "--n-requests", "4000000"),
+        ("simulate", "quickstart", *ONE_PLAN, "--n-requests", "100000", "--reference"),
+    ],
+    ids=["search", "simulate", "simulate on the reference"],
+)
+def test_an_interrupted_command_says_so_and_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run("search", "quickstart", "--n-requests", "5", "--no-files", folder=tmp_path)  # compiles the engine, if need be
-    command = [*COMMAND, "search", "quickstart", "--n-requests", "500000", "--jobs", "1"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     _wait_until_busy(process.pid)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (stdout, stderr.strip()) == ("", "Interrupted.")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_an_interrupted_search_takes_its_workers_along(tmp_path: Path) -> None:
+    """A terminal interrupts them too; those that were still starting may complain before the message."""
+    command = [*COMMAND, "search", "quickstart", "--n-requests", "20000", "--jobs", "2"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text(encoding="utf-8").split()) < 3:  # two, and the tracker of what they share
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)  # workers that stayed would hold both open
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.endswith("\nInterrupted.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+#: Says on stderr when machine code is about to run.
+_TELLTALE = """
+import sys
+from apex_sim.instance import compiled_instance
+inner = compiled_instance.run_interruptibly
+def tell(work, stop):
+    print("machine code runs", file=sys.stderr, flush=True)
+    inner(work, stop)
+compiled_instance.run_interruptibly = tell
+from apex_sim.cli.main import main
+main()
+"""
+
+
+def test_an_interrupt_is_taken_while_machine_code_runs(tmp_path: Path) -> None:
+    arguments = ("simulate", "quickstart", *ONE_PLAN, "--n-requests", "2000000")
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TELLTALE, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    while "machine code runs" not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from toy import Engine, ask, flat, serve, toy_parts
+from toy import ENGINES, Engine, ask, flat, serve, toy_parts
 
 from apex_sim.errors import InvariantError, UnknownNameError
 from apex_sim.fleet.fleet import Fleet
@@ -17,8 +17,9 @@ from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.workload import Workload
 
 
-def test_round_robin_takes_turns_whatever_is_outstanding() -> None:
-    run = serve(Engine(), flat(1.0), ask(np.arange(7.0), 4, [9, 1, 1, 1, 1, 1, 1]), dp=3)
+@pytest.mark.parametrize("by", ENGINES)
+def test_round_robin_takes_turns_whatever_is_outstanding(by: str) -> None:
+    run = serve(Engine(), flat(1.0), ask(np.arange(7.0), 4, [9, 1, 1, 1, 1, 1, 1]), dp=3, by=by)
     assert run.requests.instance.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -45,31 +46,35 @@ def test_an_unknown_router_is_refused_by_name() -> None:
         load_router("least-outstandin")
 
 
-def test_front_end_delay_is_part_of_ttft() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_front_end_delay_is_part_of_ttft(by: str) -> None:
     engine = Engine(frontend_s=0.25, prompt_token_s=0.125)
-    run = serve(engine, flat(1.0), ask([0.0, 5.0], [2, 4], 2))
+    run = serve(engine, flat(1.0), ask([0.0, 5.0], [2, 4], 2), by=by)
     assert (run.requests.queued_s - run.requests.arrival_s).tolist() == [0.5, 0.75]
     assert run.requests.ttft_s.tolist() == [1.5, 1.75]
     assert run.requests.e2e_s.tolist() == [2.5, 2.75]
 
 
-def test_a_long_prompt_is_overtaken_in_the_front_end() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_a_long_prompt_is_overtaken_in_the_front_end(by: str) -> None:
     engine = Engine(frontend_s=0.0, prompt_token_s=0.125)
-    run = serve(engine, flat(1.0), ask([0.0, 0.0], [8, 4], 1))
+    run = serve(engine, flat(1.0), ask([0.0, 0.0], [8, 4], 1), by=by)
     assert run.requests.scheduled_s.tolist() == [1.5, 0.5]
 
 
-def test_closed_loop_users_wait_for_the_front_end_again_each_time() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_closed_loop_users_wait_for_the_front_end_again_each_time(by: str) -> None:
     engine = Engine(frontend_s=0.25)
-    run = serve(engine, flat(1.0), ask(np.zeros(4), 4, 2), concurrency=1)
+    run = serve(engine, flat(1.0), ask(np.zeros(4), 4, 2), concurrency=1, by=by)
     assert run.requests.arrival_s.tolist() == [0.0, 2.25, 4.5, 6.75]
     assert run.requests.e2e_s.tolist() == [2.25] * 4
 
 
-def test_a_prompt_that_can_never_leave_the_watermark_free_is_refused_with_its_reason() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_a_prompt_that_can_never_leave_the_watermark_free_is_refused_with_its_reason(by: str) -> None:
     """100 blocks of 4 tokens, watermark 1: 397 tokens need all 100."""
     engine = Engine("prefill-first", max_num_batched_tokens=400, max_model_len=400, n_blocks=100)
-    run = serve(engine, flat(1.0), ask([0.0, 0.25, 0.5], [4, 397, 4], 2), dp=1)
+    run = serve(engine, flat(1.0), ask([0.0, 0.25, 0.5], [4, 397, 4], 2), dp=1, by=by)
     assert run.requests.status.tolist() == [FINISHED, REJECTED, FINISHED]
     assert run.requests.reasons == ((1, "prompt of 397 tokens can never fit the KV cache"),)
     assert run.requests.emitted_tokens.tolist() == [2, 0, 2]
@@ -78,9 +83,10 @@ def test_a_prompt_that_can_never_leave_the_watermark_free_is_refused_with_its_re
     assert run.requests.columns()["status"].tolist() == ["finished", "rejected", "finished"]
 
 
-def test_a_user_whose_request_is_refused_asks_the_next() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_a_user_whose_request_is_refused_asks_the_next(by: str) -> None:
     engine = Engine("prefill-first", max_num_batched_tokens=400, max_model_len=400, n_blocks=100)
-    run = serve(engine, flat(1.0), ask(np.zeros(4), [397, 4, 397, 4], 2), concurrency=1)
+    run = serve(engine, flat(1.0), ask(np.zeros(4), [397, 4, 397, 4], 2), concurrency=1, by=by)
     assert run.requests.status.tolist() == [REJECTED, FINISHED, REJECTED, FINISHED]
     assert run.makespan_s == 4.0
 
@@ -131,23 +137,26 @@ def test_an_instance_without_requests_idles_for_the_whole_run(dp: int) -> None:
         assert [stage.idle_j for stage in instance.stages] == [10.0 * run.makespan_s] * 2
 
 
-def test_makespan_and_energy_include_idle_time() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_makespan_and_energy_include_idle_time(by: str) -> None:
     """Two steps of 1 s, 10 s apart; 10 W idle, 2 J dynamic a second."""
-    run = serve(Engine(), flat(1.0), ask([0.0, 10.0], 4, 1))
+    run = serve(Engine(), flat(1.0), ask([0.0, 10.0], 4, 1), by=by)
     assert run.makespan_s == 11.0
     assert run.energy_j == 10.0 * 11.0 + 2.0 * 2.0
     assert run.operators_s() == {
-        "none": 0.0,
-        "launch": 2.0,
+        "step": 2.0,
+        "samples": 0.0,
+        "launch": 0.0,
         "slowdown": 0.0,
         "host": 0.0,
         "idle": 9.0,
     }
 
 
-def test_blocks_and_queues_of_a_v0_pipeline_are_counted_over_all_its_queues() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_blocks_and_queues_of_a_v0_pipeline_are_counted_over_all_its_queues(by: str) -> None:
     engine = Engine("prefill-first", pp=2, n_blocks=40)
-    run = serve(engine, flat(1.0), ask([0.0, 0.0], 4, 2), offline=True)
+    run = serve(engine, flat(1.0), ask([0.0, 0.0], 4, 2), offline=True, by=by)
     assert run.instances[0].steps.column("n_blocks_used").max() == 4  # two sequences of 5 tokens
     assert run.instances[0].steps.column("n_running").max() == 2
 

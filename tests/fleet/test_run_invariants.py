@@ -14,6 +14,7 @@ from toy import Engine, StepTime, affine, ask, flat, per_sequence, serve
 
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.invariants import check_run
+from apex_sim.plan.scheduler import ACCOUNTING_ORDERS
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
 from apex_sim.record.request_records import FINISHED, REJECTED, RUNNING
 from apex_sim.record.run import FleetRun
@@ -58,7 +59,7 @@ def engines(draw: st.DrawFn) -> Engine:
     pp = 1 if policy == "unified-async" else draw(st.integers(1, 3))
     n_queues = 1 if policy.startswith("unified") else pp
     runs_whole = policy == "prefill-first" or policy in WHOLE_PROMPTS
-    orders = ["fcfs"] if policy in ("prefill-first", "chunked") else ["fcfs", "priority"]
+    orders = ["fcfs"] if policy in ("prefill-first", "chunked") else ["fcfs", "priority", *ACCOUNTING_ORDERS]
     return Engine(
         policy=policy.removesuffix("-async"),
         max_num_seqs=draw(st.integers(1, 6)),
@@ -88,10 +89,11 @@ def cases(draw: st.DrawFn) -> Case:
     step_time = draw(st.sampled_from([flat(0.1), flat(1.0), per_sequence(0.3), affine(0.05, 0.01)]))
     router = draw(st.sampled_from(["round-robin", "least-outstanding"]))
     priority = np.array(draw(st.lists(st.integers(-1, 1), min_size=n, max_size=n)))
+    owners = tuple(draw(st.lists(st.sampled_from("xyz"), min_size=n, max_size=n)))
     return Case(
         draw(engines()),
         step_time,
-        replace(ask(np.cumsum(gaps), prompts, outputs, limits), priority=priority),
+        replace(ask(np.cumsum(gaps), prompts, outputs, limits), priority=priority, tenant=owners, session=owners),
         draw(st.integers(1, 3)),
         router,
         loads[form],

@@ -150,6 +150,15 @@ def test_python_examples_of_the_readme_run(tmp_path: Path) -> None:
         assert "TP" in run_python(example, tmp_path)
 
 
+def test_python_examples_of_own_policies_run_on_the_reference(tmp_path: Path) -> None:
+    policy, order = blocks((ROOT / "docs" / "own_policies.md").read_text(encoding="utf-8"), "python")
+    own, vllm = (line.split() for line in run_python(policy, tmp_path).splitlines())
+    assert own[:3] == ["decodes", "first", "reference"]
+    assert vllm[:2] == ["vLLM", "compiled"]
+    assert float(own[3]) > float(vllm[2])
+    assert run_python(order, tmp_path) == "reference queue order ShortestPromptFirst\n"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=name_of)
 def test_notebooks_run_and_store_no_outputs(path: Path, tmp_path: Path) -> None:
     cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]

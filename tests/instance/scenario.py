@@ -27,7 +27,7 @@ from apex_sim.plan.kv_layout import KvLayout
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
-from apex_sim.plan.scheduler import QUEUE_ORDERS, resolve_settings
+from apex_sim.plan.scheduler import RANKED_ORDERS, resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.load import load_preset
@@ -168,7 +168,7 @@ def draw(rng: np.random.Generator) -> Scenario:
         block_size_tokens=block_size,
         async_scheduling=is_async,
         cuda_graphs=bool(rng.random() < 0.8),
-        queue_order=str(rng.choice(QUEUE_ORDERS)) if policy in ("unified", *RESEARCH_POLICIES) else "fcfs",
+        queue_order=str(rng.choice(RANKED_ORDERS)) if policy in ("unified", *RESEARCH_POLICIES) else "fcfs",
         prediction_log_sd=float(rng.choice([0.0, 0.7])),
         max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )

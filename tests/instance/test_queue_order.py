@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from toy import Engine, ask, end_step, flat, make_queue, serve, shares, toy_parts, who
+import pytest
+from toy import ENGINES, Engine, ask, end_step, flat, make_queue, serve, shares, toy_parts, who
 
 from apex_sim.fleet.queue_rank import queue_ranks
 from apex_sim.instance.policies.sarathi import schedule_sarathi
@@ -89,10 +90,11 @@ def test_sarathi_serves_and_spares_by_rank() -> None:
     assert who(queue.waiting) == [0]
 
 
-def test_shortest_predicted_first_with_an_exact_predictor_is_shortest_job_first() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_shortest_predicted_first_with_an_exact_predictor_is_shortest_job_first(by: str) -> None:
     """One seat, steps of 1 s, prompts of one step: jobs of 5, 3, 1 and 2 s end at 5 (it was first), 6, 8 and 11."""
     engine = Engine("orca", max_num_seqs=1, queue_order="shortest-predicted-first")
-    run = serve(engine, flat(1.0), ask([0.0, 0.5, 0.5, 0.5], 4, [5, 3, 1, 2]))
+    run = serve(engine, flat(1.0), ask([0.0, 0.5, 0.5, 0.5], 4, [5, 3, 1, 2]), by=by)
     assert run.requests.finish_s.tolist() == [5.0, 11.0, 6.0, 8.0]
 
 
@@ -107,28 +109,31 @@ def test_ranks_are_priorities_or_predictions_or_nothing() -> None:
     assert (queue_ranks(workload, replace(guess, prediction_log_sd=0.5)) != [7.0, 9.0]).all()
 
 
-def test_more_than_may_wait_are_refused_with_the_reason() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_more_than_may_wait_are_refused_with_the_reason(by: str) -> None:
     """One seat and two places to wait: of five at 0.5 s, the last three find both taken."""
     engine = Engine("unified", max_num_seqs=1, max_num_waiting=2)
-    run = serve(engine, flat(1.0), ask([0.0, 0.5, 0.5, 0.5, 0.5, 0.5], 4, 2))
+    run = serve(engine, flat(1.0), ask([0.0, 0.5, 0.5, 0.5, 0.5, 0.5], 4, 2), by=by)
     assert run.requests.status.tolist() == [FINISHED] * 3 + [REJECTED] * 3
     assert run.requests.reasons == tuple((request, "2 requests wait already") for request in (3, 4, 5))
     assert np.isnan(run.requests.scheduled_s[3:]).all()
 
 
-def test_a_closed_loop_goes_on_after_a_refusal() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_a_closed_loop_goes_on_after_a_refusal(by: str) -> None:
     """Three users, one seat, one place, 0.25 s before the queue.
 
     At 0.25 s the first waits, two are refused and ask again; at 0.5 s the first has its seat, the fourth waits, the
     fifth is refused, and so is its next question at 0.75 s.
     """
     engine = Engine("unified", max_num_seqs=1, max_num_waiting=1, frontend_s=0.25)
-    run = serve(engine, flat(1.0), ask(np.zeros(6), 4, 2), concurrency=3)
+    run = serve(engine, flat(1.0), ask(np.zeros(6), 4, 2), concurrency=3, by=by)
     assert run.requests.status.tolist() == [FINISHED, REJECTED, REJECTED, FINISHED, REJECTED, REJECTED]
 
 
-def test_the_cap_counts_all_queues_of_the_instance() -> None:
+@pytest.mark.parametrize("by", ENGINES)
+def test_the_cap_counts_all_queues_of_the_instance(by: str) -> None:
     """Of two at the start one waits, in the first queue; of three at 0.5 s one does, in the second."""
     engine = Engine("prefill-first", pp=2, max_num_seqs=1, max_num_waiting=1)
-    run = serve(engine, flat(1.0), ask([0.0, 0.0, 0.5, 0.5, 0.5], 4, 8))
+    run = serve(engine, flat(1.0), ask([0.0, 0.0, 0.5, 0.5, 0.5], 4, 8), by=by)
     assert run.requests.status.tolist() == [FINISHED, REJECTED, FINISHED, REJECTED, REJECTED]

@@ -35,7 +35,7 @@ from apex_sim.units import GIB
 
 def swapping_queue(n_blocks: int, n_host_blocks: int = 100) -> SchedulerQueue:
     settings = replace(toy_shape(Engine("prefill-first")).scheduler, preemption="swap", swap_bytes=GIB)
-    return SchedulerQueue(settings, BlockPool(n_blocks, KvLayout(4), 0.0), n_host_blocks)
+    return SchedulerQueue(settings, BlockPool(n_blocks, KvLayout(4), 0.0), None, n_host_blocks)
 
 
 def crowded(n_host_blocks: int = 100) -> tuple[SchedulerQueue, list[Sequence]]:

@@ -1,27 +1,26 @@
-"""Engines without a model: steps whose time is any function of the batch, and a few lines to run and read them.
+"""Engines without a model: steps as `toy_steps` prices them, and a few lines to run them and read what they did.
 
-The step model subclasses the real one, so that the fleet, the instance and the meters run unchanged.
+Everything else is the real thing: fleet, instance, meters, and the compiled engine with its tables.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simpy
+from toy_steps import StepTime, affine, flat, per_sequence, toy_stage
 
-from apex_sim.cost.basis import Basis
-from apex_sim.cost.operator_table import OperatorTable
-from apex_sim.cost.power import PowerModel
-from apex_sim.cost.step_batch import StepBatch
-from apex_sim.cost.step_model import StageModel, StagePrice, StepModel
+from apex_sim.cost.step_model import StepModel
+from apex_sim.fleet.compiled_plan import compiled_way
 from apex_sim.fleet.fleet import Fleet
 from apex_sim.fleet.invariants import check_run
 from apex_sim.instance.block_pool import BlockPool
+from apex_sim.instance.orders import ORDERS
 from apex_sim.instance.policies import POLICIES as POLICY_OF
 from apex_sim.instance.reference import Policy, ReferenceInstance
 from apex_sim.instance.scheduler_queue import SchedulerQueue
@@ -38,10 +37,12 @@ from apex_sim.workload.load_form import LoadForm
 from apex_sim.workload.requests import Requests, make_requests
 from apex_sim.workload.workload import Workload
 
+__all__ = ["Engine", "StepTime", "affine", "ask", "flat", "per_sequence", "serve", "toy_parts", "try_instance"]
+
+#: Which engine serves: the readable one, or the compiled one.
+ENGINES = ("reference", "compiled")
 PRESET_OF = {"prefill-first": "vllm-0.6", "chunked": "vllm-0.6", "unified": "vllm-1", "sglang": "sglang"}
 PRESET_OF |= {"no-evict": "trtllm", "max-utilization": "trtllm"}
-
-StepTime = Callable[[StepBatch], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +66,7 @@ class Engine:
     max_num_waiting: int | None = None
     speculation: Speculation | None = None
     attention_dp: int = 1
-
-
-def flat(seconds: float = 1.0) -> StepTime:
-    """Steps that last `seconds`, whatever they compute."""
-    return lambda _: seconds
-
-
-def per_sequence(seconds: float) -> StepTime:
-    """Steps that last `seconds` for each sequence: egalitarian processor sharing."""
-    return lambda batch: seconds * batch.n_sequences
-
-
-def affine(fixed_s: float, token_s: float) -> StepTime:
-    """Steps that last `fixed_s` and `token_s` for each token."""
-    return lambda batch: fixed_s + token_s * batch.n_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class ToyStage(StageModel):
-    """A stage that prices with `step_time`, of several ranks the slowest; all of it shows up as operator "launch"."""
-
-    step_time: StepTime = field(default_factory=flat)
-
-    def price(self, batch: StepBatch) -> StagePrice:
-        seconds = self.step_time(batch)
-        return StagePrice(seconds, 2.0 * seconds, seconds, 0.0, 0, 0.0, (), (), 0.0)
-
-    def price_ranks(self, batches: Iterable[StepBatch]) -> StagePrice:
-        return self.price(max(batches, key=self.step_time))
-
-    def decode_line(self, batch: StepBatch, price: StagePrice) -> tuple[int, float]:
-        return 1, 0.0
-
-
-def _no_operators(n_knots: int) -> OperatorTable:
-    zeros = np.zeros((1, n_knots))
-    inside = np.ones((1, n_knots), dtype=np.bool_)
-    return OperatorTable(("none",), (Basis("toy", "none"),), zeros, inside, 0.0, 0.0, np.zeros((n_knots, 4)))
+    graphs: bool = False
 
 
 def toy_shape(engine: Engine) -> Shape:
@@ -137,16 +101,8 @@ def toy_shape(engine: Engine) -> Shape:
 def toy_parts(engine: Engine, step_time: StepTime) -> tuple[Shape, Memory, StepModel]:
     """Return shape, memory and step model of `engine`."""
     shape = toy_shape(engine)
-    nothing: Any = None
-    stage = ToyStage(
-        nothing,
-        _no_operators(1),
-        _no_operators(engine.max_num_seqs * (1 + shape.scheduler.n_draft_tokens) + 1),
-        (),
-        PowerModel(idle_w=10.0, max_w=100.0),
-        nothing,
-        step_time=step_time,
-    )
+    n_heads = engine.max_num_seqs * (1 + shape.scheduler.n_draft_tokens)
+    stage = toy_stage(step_time, n_heads, engine.max_num_batched_tokens, graphs=engine.graphs)
     memory = Memory((), KvLayout(engine.block_size_tokens), engine.n_blocks)
     return shape, memory, StepModel(shape, (stage,) * engine.pp, (None,), "toy", "none")
 
@@ -170,15 +126,23 @@ def serve(
     offline: bool = False,
     horizon_s: float | None = None,
     check: bool = True,
+    by: str = "reference",
 ) -> FleetRun:
-    """Serve `requests` with `dp` equal instances and check the run's invariants."""
+    """Serve `requests` with `dp` equal instances, `by` one of `ENGINES`, and check the run's invariants."""
     shape, memory, model = toy_parts(engine, step_time)
     kind: Any = "closed" if concurrency is not None else "offline" if offline else "trace"
     workload = Workload("toy", requests, LoadForm(kind, concurrency), None, None, (), True, "none")
-    fleet = Fleet(Plan(((shape, dp),), router), workload, {shape: (memory, model)}, check=check)
-    fleet.run(horizon_s)
     cost: Any = ToyCost()
-    run = fleet.result(cost)
+    plan, parts = Plan(((shape, dp),), router), {shape: (memory, model)}
+    if by == "compiled":
+        serve_compiled = compiled_way(plan, workload)
+        assert serve_compiled
+        assert horizon_s is None
+        run = serve_compiled(plan, workload, parts, cost)
+    else:
+        fleet = Fleet(plan, workload, parts, check=check)
+        fleet.run(horizon_s)
+        run = fleet.result(cost)
     if check:
         check_run(run)
     return run
@@ -278,9 +242,9 @@ def make_queue(engine: Engine, n_blocks: int | None = None) -> SchedulerQueue:
     """Return an empty scheduler queue for calling a policy by hand."""
     shape = toy_shape(engine)
     blocks = engine.n_blocks if n_blocks is None else n_blocks
-    return SchedulerQueue(
-        shape.scheduler, BlockPool(blocks, KvLayout(engine.block_size_tokens), shape.preset.watermark_frac)
-    )
+    order = ORDERS.get(engine.queue_order)
+    pool = BlockPool(blocks, KvLayout(engine.block_size_tokens), shape.preset.watermark_frac)
+    return SchedulerQueue(shape.scheduler, pool, order() if order else None)
 
 
 def put(queue: SchedulerQueue, *prompts: int, limit: int = 1000, runs_ahead: bool = False) -> list[Sequence]:

@@ -94,6 +94,19 @@ def test_the_estimate_follows_reserved_memory_and_batches_that_nobody_joins(poli
     assert 0.9 <= workload_capacity_per_s(step_model, memory, workload.requests) / served_per_s <= 1.1
 
 
+@pytest.mark.parametrize("budget_tokens", [16, 64, 256])
+def test_the_estimate_counts_every_chunk_of_a_prompt_longer_than_a_step(budget_tokens: int) -> None:
+    """SGLang cuts prompts into chunks of the budget, each a step of its own."""
+    study = _study("sglang", 1, 8)
+    changes = {"max_num_batched_tokens": budget_tokens, "block_size_tokens": 16}
+    study = replace(study, scheduler=study.scheduler.model_copy(update=changes))
+    workload = _workload(200, None, 1, LoadForm("closed", concurrency=64))
+    plan = enumerate_space(study).feasible[0]
+    memory, step_model = compile_plan(study.model, study.cluster, plan, cost_model_of(study))[plan.instances[0][0]]
+    served_per_s = workload.requests.n / _simulate(study, workload).makespan_s
+    assert 0.8 <= workload_capacity_per_s(step_model, memory, workload.requests) / served_per_s <= 1.25
+
+
 @pytest.mark.parametrize(("prompt_tokens", "output_tokens"), [(4000.0, 1.0), (4000.0, 1.3), (1.0, 3000.0), (17.3, 9.1)])
 @pytest.mark.parametrize("preset", ["vllm-0.6", "vllm-1"])
 def test_extreme_lengths_stay_within_the_step_budget(preset: str, prompt_tokens: float, output_tokens: float) -> None:

@@ -68,8 +68,8 @@ def test_vllm_0_6_serves_first_come_first_served_only(policy: str) -> None:
 def test_the_command_line_and_the_study_file_offer_these_orders() -> None:
     from typing import get_args
 
-    from apex_sim.cli import study_flags
+    from apex_sim.cli import scheduler_flags
     from apex_sim.planner.study import SchedulerEntry
 
-    assert study_flags.QUEUE_ORDERS == QUEUE_ORDERS
+    assert scheduler_flags.QUEUE_ORDERS == QUEUE_ORDERS
     assert get_args(SchedulerEntry.model_fields["queue_order"].annotation) == QUEUE_ORDERS

@@ -217,7 +217,7 @@ WANTS_HOST: Final = 1
 ON_HOST: Final = 2
 WAITS_FOR_END: Final = 3
 
-#: Why a request was rejected, and why a run was stopped.
+#: Why a request was rejected, and why a run was stopped; from outside by the last.
 PROMPT_EXCEEDS_BUDGET: Final = 1
 PROMPT_EXCEEDS_POOL: Final = 2
 TOO_MANY_WAIT: Final = 3
@@ -225,6 +225,7 @@ CANNOT_SWAP_IN: Final = 4
 STUCK: Final = 1
 NO_PROGRESS: Final = 2
 SWAP_SPACE_FULL: Final = 3
+INTERRUPTED: Final = -1
 
 
 class State(NamedTuple):
@@ -235,19 +236,17 @@ class State(NamedTuple):
     requests, queues, stages : records; `engine` and `reserve` have one.
     waiting : (queues, capacity): ring of requests by queue; `running` : (queues, sequences) in the policy's order.
     entries : (queues, sequences): the batch that is being decided.
-    flights : (queues, batches in flight, sequences): entries of batches handed over, a ring.
-    flight_sizes, flight_ends_s : their lengths and ends.
+    flights : (queues, batches in flight, sequences): entries of batches handed over, a ring; then lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
     left : requests that have finished or were rejected, in order.
     host_waiters : queues in the order in which they asked for the host.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
-    numbers, layout : tables of all stages, and behind them those of a draft's first and later passes.
+    numbers, layout : tables of all stages, then those of a draft's first and later passes.
     token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
-    line : (3, groups): decode attention in the first step of the line, what each step adds, and what of that lies
-        outside the data.
+    line : (3, groups): decode attention in the line's first step, what each step adds, what of that is outside data.
     sums, growing, room, price_s, preempted : scratch.
     units : records of all prompts' units, and behind them of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
