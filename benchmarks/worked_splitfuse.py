@@ -1,4 +1,7 @@
-"""How many more requests keep a promise of speed if prompts are cut and fused?  The claim of DeepSpeed-FastGen (2024)."""
+"""How many more requests keep a promise of speed if prompts are cut and fused?
+
+The claim of DeepSpeed-FastGen (arXiv 2401.08671, section 4).
+"""
 
 from __future__ import annotations
 
