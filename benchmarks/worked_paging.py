@@ -26,6 +26,7 @@ from apex_sim.model.model import Model
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.column import IntArray
 from apex_sim.workload.lengths import Lognormal
+from apex_sim.workload.workload import Workload
 
 MOST_TOKENS: Final = 2_048
 #: What table 1 of the paper leaves for KV of OPT-13B on one A100 of 40 GB, in tokens.
@@ -58,8 +59,8 @@ MAX, POW2, ORACLE, POW2_BUDDY, ORACLE_BUDDY, PAGED = SYSTEMS = (
     "reserved, true length, buddy areas",
     "paged",
 )
-#: Least and most requests per second between which a capacity is looked for.
-BRACKETS: Final = {"ShareGPT": (0.3, 6.0), "Alpaca": (2.0, 80.0)}
+#: Requests per second from which on a capacity is looked for.
+LOWEST: Final = {"ShareGPT": 0.3, "Alpaca": 2.0}
 #: Rate at which fig. 13 counts batched requests, and its bars; Orca's allocator there is a buddy allocator.
 BATCHES: Final[dict[str, tuple[float, dict[str, float]]]] = {
     "ShareGPT": (2.0, {MAX: 7.00, POW2_BUDDY: 9.81, ORACLE_BUDDY: 13.62, PAGED: 30.42}),
@@ -109,14 +110,19 @@ def server_of(system: str, preset: str = "vllm-1") -> Server:
     return make_server(llama_13b(), a100_40gb(), preset, MOST_TOKENS, kv_tokens=POOL_TOKENS, **rules)
 
 
+def traffic(system: str, dataset: str, rate_per_s: float, seed: int, duration_s: float = HOUR_S) -> Workload:
+    """Return so many seconds of Poisson arrivals with what `system` reserves for each."""
+    n = max(20, round(rate_per_s * duration_s))
+    shapes = [Lognormal(m, s, 4, 1_024) for m, s in zip(LENGTHS[dataset], SPREADS[dataset], strict=True)]
+    lengths = draw_lengths(shapes[0], shapes[1], n, seed, MOST_TOKENS)
+    return poisson(lengths, rate_per_s, seed, reserved_tokens(system, lengths))
+
+
 def served(
     server: Server, system: str, dataset: str, rate_per_s: float, seed: int, duration_s: float = HOUR_S
 ) -> FleetRun:
     """Serve so many seconds of Poisson arrivals; return the run."""
-    n = max(20, round(rate_per_s * duration_s))
-    shapes = [Lognormal(m, s, 4, 1_024) for m, s in zip(LENGTHS[dataset], SPREADS[dataset], strict=True)]
-    lengths = draw_lengths(*shapes, n, seed, MOST_TOKENS)
-    return server.serve(poisson(lengths, rate_per_s, seed, reserved_tokens(system, lengths)))
+    return server.serve(traffic(system, dataset, rate_per_s, seed, duration_s))
 
 
 def capacity_per_s(server: Server, system: str, dataset: str, seed: int, limit_s: float = LIMIT_S) -> float:
@@ -125,7 +131,7 @@ def capacity_per_s(server: Server, system: str, dataset: str, seed: int, limit_s
     def keeps(rate_per_s: float) -> bool:
         return normalised_latency_s(served(server, system, dataset, rate_per_s, seed)) <= limit_s
 
-    return highest_rate(keeps, *BRACKETS[dataset])
+    return highest_rate(keeps, LOWEST[dataset])
 
 
 def mean_capacity_per_s(server: Server, system: str, dataset: str, limit_s: float = LIMIT_S) -> float:

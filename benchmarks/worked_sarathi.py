@@ -78,7 +78,7 @@ def capacity_per_s(server: Server, dataset: str, limit_s: float, seed: int) -> f
         gap_s, delay_s = limits_of(served(server, dataset, rate_per_s, seed))
         return gap_s <= limit_s and delay_s <= MEDIAN_DELAY_S
 
-    return highest_rate(keeps, 0.01, 20.0)
+    return highest_rate(keeps, 0.05)
 
 
 def run() -> None:

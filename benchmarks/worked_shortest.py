@@ -6,7 +6,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from worked_paging import LENGTHS, LIMIT_S, MOST_TOKENS, PAGED, POOL_TOKENS, SEEDS, a100_40gb, llama_13b, served
+from worked_paging import (
+    LENGTHS,
+    LIMIT_S,
+    MOST_TOKENS,
+    PAGED,
+    POOL_TOKENS,
+    SEEDS,
+    a100_40gb,
+    llama_13b,
+    served,
+    traffic,
+)
 from worked_setting import (
     COLOURS,
     Server,
@@ -23,7 +34,7 @@ from apex_sim.record.run import FleetRun
 #: Spread of prediction over truth, as a standard deviation of the logarithm; None is first come, first served.
 ORDERS: Final = (None, 0.0, 0.3, 0.7, 1.5)
 DURATIONS_S: Final = (600.0, 3_600.0)
-BRACKETS: Final = {"ShareGPT": (1.0, 20.0), "Alpaca": (20.0, 300.0)}
+LOWEST: Final = {"ShareGPT": 1.5, "Alpaca": 30.0}
 
 Latency = Callable[[FleetRun], float]
 
@@ -63,7 +74,7 @@ def rate_at(server: Server, dataset: str, duration_s: float, latency: Latency, l
     def keeps(rate_per_s: float) -> bool:
         return latency(served(server, PAGED, dataset, rate_per_s, seed, duration_s)) <= limit_s
 
-    return highest_rate(keeps, *BRACKETS[dataset])
+    return highest_rate(keeps, LOWEST[dataset])
 
 
 def run() -> None:
@@ -85,14 +96,19 @@ def _print_rates(servers: dict[float | None, Server]) -> None:
                 rates = [rate_at(server, dataset, duration_s, normalised_latency_s, LIMIT_S, seed) for seed in SEEDS]
                 rate = float(np.mean(rates))
                 first = first or rate
-                found = served(server, PAGED, dataset, rates[0], SEEDS[0], duration_s)
+                load = traffic(PAGED, dataset, rates[0], SEEDS[0], duration_s)
+                found = server.serve(load)
                 requests = found.requests
-                done = float((requests.finish_s <= requests.arrival_s[-1]).sum() / requests.arrival_s[-1])
+                end_s = requests.arrival_s[-1]
+                done = requests.finish_s <= end_s
+                tokens_per_s = f"{requests.output_tokens[done].sum() / end_s:.0f}"
                 p99_s = float(np.quantile(requests.e2e_s, 0.99))
                 name = order_name(log_sd)
-                rows.append([dataset, duration_s / 60, name, rate, rate / first, done, mean_e2e_s(found), p99_s])
-    header = ("lengths", "minutes", "order", "offered, req/s", "over first come", "served meanwhile, req/s")
-    print_table((*header, "mean E2E, s", "P99 E2E, s"), rows)
+                steady = {True: "yes", False: "no", None: "too short to tell"}[server.is_steady(found, load)]
+                waits = (f"{mean_e2e_s(found):.0f}", f"{p99_s:.0f}")
+                rows.append([dataset, f"{duration_s / 60:.0f}", name, rate, rate / first, tokens_per_s, *waits, steady])
+    header = ("lengths", "minutes", "order", "offered, req/s", "over first come", "tokens/s of ended ones")
+    print_table((*header, "mean E2E, s", "P99 E2E, s", "steady"), rows)
 
 
 def _print_doubts(servers: dict[float | None, Server]) -> None:
@@ -112,8 +128,8 @@ def _print_doubts(servers: dict[float | None, Server]) -> None:
 
 def _draw(servers: dict[float | None, Server]) -> None:
     with figure("shortest", 2) as panels:
-        for panel, (dataset, top) in zip(panels, (("ShareGPT", 5.0), ("Alpaca", 90.0)), strict=True):
-            rates = np.linspace(top / 3, top, 20)
+        for panel, (dataset, top) in zip(panels, (("ShareGPT", 4.5), ("Alpaca", 75.0)), strict=True):
+            rates = np.linspace(top / 3, top, 13)
             for colour, (log_sd, server) in zip(COLOURS, servers.items(), strict=False):
                 for style, duration_s in zip(("-", ":"), DURATIONS_S, strict=True):
                     runs = [served(server, PAGED, dataset, rate, SEEDS[0], duration_s) for rate in rates]
