@@ -22,9 +22,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 #: Files of the package with compiled functions.
 SOURCES: Final = (
     "cost/decode_line.py",
+    "cost/draft_price.py",
     "cost/look_up.py",
     "cost/step_price.py",
     "cost/step_tables.py",
+    "instance/acceptance.py",
     "instance/kernel/*.py",
 )
 #: Environment variable that names another cache folder.

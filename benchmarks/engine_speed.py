@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("requests", "pool", "storm", "fleet", "apex", "cold", "commands")
+PARTS = ("requests", "pool", "storm", "mooncake", "fleet", "apex", "cold", "commands")
 #: Requests of the published workload of Llama-3.1-8B on one H100 (Poisson, 6/s, 500 tokens in, 200 out).
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 RATE_PER_S, PROMPT_TOKENS, OUTPUT_TOKENS = 6.0, (500, 150), (200, 60)
@@ -32,6 +32,9 @@ N_INSTANCES, CONCURRENCY = 8, 64
 #: A pool of some nine requests, where twice as many would run.
 STORM_BLOCKS = 400
 APEX_TRACE = "traces/apex_llama_lmsys_05.jsonl"
+MOONCAKE_TRACE = "traces/mooncake_conversation.jsonl"
+#: Instances that serve Mooncake's conversation trace at its own rate: well below capacity, and near it.
+MOONCAKE_INSTANCES = (8, 4)
 
 
 def _workload(n: int, n_instances: int = 1, concurrency: int | None = None) -> Any:
@@ -64,25 +67,32 @@ def _timed_kernels(spent_s: list[float], engines: list[Any]) -> None:
         COMPILED_POLICIES[name] = timed(advance)
 
 
-def serve(n: int, pool_factor: float, n_blocks: int, n_instances: int = 1, concurrency: int = 0) -> dict[str, float]:
-    """Serve `n` requests after a few that load the kernels; return figures of the run."""
+def _server(n_instances: int, max_model_len: int, *, prefix_cache: bool = False) -> Any:
+    """Return model, cluster, shape and costs of Llama-3.1-8B in bf16 on so many H100, with step model and memory."""
     from apex_sim.cost.calibrated import calibrated_costs
     from apex_sim.cost.step_model import compile_step_model
-    from apex_sim.fleet.fleet import simulate_plan
     from apex_sim.hardware.cluster import load_cluster
     from apex_sim.model.load import load_model
     from apex_sim.plan.memory import instance_memory
-    from apex_sim.plan.plan import Plan
     from apex_sim.plan.precision import Precision
     from apex_sim.plan.scheduler import resolve_settings
     from apex_sim.plan.shape import Shape, tensor_pipeline_stages
     from apex_sim.preset.load import load_preset
 
     model, cluster, preset = load_model("llama-3.1-8b"), load_cluster(f"{n_instances}xh100-sxm"), load_preset("vllm-1")
-    settings = resolve_settings(preset, cluster.device, MAX_MODEL_LEN)
+    settings = replace(resolve_settings(preset, cluster.device, max_model_len), prefix_cache=prefix_cache)
     shape = Shape("h100-sxm", tensor_pipeline_stages((model.n_layers,), 1), Precision("bf16"), settings, preset)
     cost = calibrated_costs(cluster.device)
     step_model, memory = compile_step_model(model, cluster, shape, cost), instance_memory(model, cluster.device, shape)
+    return model, cluster, shape, cost, step_model, memory
+
+
+def serve(n: int, pool_factor: float, n_blocks: int, n_instances: int = 1, concurrency: int = 0) -> dict[str, float]:
+    """Serve `n` requests after a few that load the kernels; return figures of the run."""
+    from apex_sim.fleet.fleet import simulate_plan
+    from apex_sim.plan.plan import Plan
+
+    model, cluster, shape, cost, step_model, memory = _server(n_instances, MAX_MODEL_LEN)
     memory = replace(memory, n_blocks=n_blocks or int(memory.n_blocks * pool_factor))
     plan = Plan(((shape, n_instances),), "round-robin" if n_instances == 1 else "least-outstanding")
     compiled = {shape: (memory, step_model)}
@@ -106,6 +116,32 @@ def serve(n: int, pool_factor: float, n_blocks: int, n_instances: int = 1, concu
     }
 
 
+def mooncake(n_instances: int, *_: float) -> dict[str, float]:
+    """Serve Mooncake's conversation trace at its own rate with prefix caching of its 512-token blocks."""
+    from apex_sim import load_workload
+    from apex_sim.fleet.fleet import simulate_plan
+    from apex_sim.plan.plan import Plan
+
+    workload = load_workload(_data(MOONCAKE_TRACE))
+    requests = workload.requests
+    longest = int((requests.prompt_tokens + requests.output_tokens).max())
+    model, cluster, shape, cost, step_model, memory = _server(n_instances, longest, prefix_cache=True)
+    plan, compiled, spent_s = Plan(((shape, n_instances),), "round-robin"), {shape: (memory, step_model)}, list[float]()
+    _timed_kernels(spent_s, [])
+    for _ in range(2):  # the first loads, or compiles, the kernel
+        spent_s.clear()
+        run = simulate_plan(model, cluster, plan, workload, cost, compiled=compiled)
+    ttft_s = run.requests.first_token_s - run.requests.arrival_s
+    return {
+        "requests": requests.n,
+        "steps": sum(instance.steps.n_steps for instance in run.instances),
+        "preemptions": int(run.requests.n_preemptions.sum()),
+        "cached_frac": float(run.requests.cached_tokens.sum() / requests.prompt_tokens.sum()),
+        "ttft_s": float(np.nanmean(ttft_s)),
+        "kernel_s": sum(spent_s),
+    }
+
+
 def fleet(n: int, concurrency: float, _: int) -> dict[str, float]:
     """Serve `n` requests with several instances behind `least-outstanding`, in a closed loop or at the peers' rate."""
     return serve(n, 1.0, 0, N_INSTANCES, int(concurrency))
@@ -126,9 +162,12 @@ def apex(*_: float) -> dict[str, float]:
 
 
 def _apex_arguments() -> list[str]:
-    trace = str(Path(os.environ["APEX_SIM_TEST_DATA"]) / APEX_TRACE)
     words = "search --model llama-3.1-70b --cluster 8xh100-sxm --preset vllm-0.6 --gpu-memory-utilization 0.97 --jobs 1"
-    return [*words.split(), "--workload", trace]
+    return [*words.split(), "--workload", _data(APEX_TRACE)]
+
+
+def _data(name: str) -> str:
+    return str(Path(os.environ["APEX_SIM_TEST_DATA"]) / name)
 
 
 def _own_process(part: str, n: int = 0, pool_factor: float = 1.0, n_blocks: int = 0) -> dict[str, float]:
@@ -207,6 +246,15 @@ def main() -> None:
             _print_served(f"peers', pool x {factor:.0f}", _own_process("serve", 100_000, factor))
     if "storm" in parts:
         _print_served(f"storm, {STORM_BLOCKS} blocks", _own_process("serve", 10_000, 1.0, STORM_BLOCKS))
+    for n_instances in MOONCAKE_INSTANCES if "mooncake" in parts else ():
+        found = _own_process("mooncake", n_instances)
+        print(
+            f"Mooncake conversation on {n_instances} instances: {found['requests']:,.0f} requests, "
+            f"{found['steps']:,.0f} steps, {found['preemptions']:,.0f} preemptions, {found['cached_frac']:.0%} of "
+            f"prompt tokens cached, mean TTFT {found['ttft_s']:.2f} s: {found['kernel_s']:.3f} CPU-s, "
+            f"{found['requests'] / found['kernel_s']:,.0f} requests per kernel CPU-s",
+            flush=True,
+        )
     if "fleet" in parts:
         for name, concurrency in (("Poisson", 0.0), ("closed", float(N_INSTANCES * CONCURRENCY))):
             found = _own_process("fleet", 20_000, concurrency)
@@ -221,7 +269,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1].startswith("only-"):
-        measure = {"only-serve": serve, "only-fleet": fleet, "only-apex": apex}[sys.argv[1]]
+        measure = {"only-serve": serve, "only-fleet": fleet, "only-apex": apex, "only-mooncake": mooncake}[sys.argv[1]]
         print(json.dumps(measure(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))))
     else:
         main()

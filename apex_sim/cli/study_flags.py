@@ -15,7 +15,7 @@ import click
 
 from apex_sim.cli import completion
 from apex_sim.cli.output import file_name
-from apex_sim.cli.values import Degrees, NumberFormats, PositiveNumber, SloLimit, flattened, limits_by_metric
+from apex_sim.cli.values import Degrees, NumberFormats, PositiveNumber, Shares, SloLimit, flattened, limits_by_metric
 
 if TYPE_CHECKING:
     from apex_sim.planner.study import Study
@@ -146,6 +146,12 @@ SCHEDULER_FLAGS: Final = (
         metavar="N",
         help="Refuse requests while so many wait.",
     ),
+    click.option(
+        "--preemption",
+        "scheduler__preemption",
+        type=click.Choice(("recompute", "swap")),
+        help="What happens to sequences that lose their KV blocks.",
+    ),
     click.option("--max-num-seqs", "scheduler__max_num_seqs", type=_COUNT, metavar="N", help="Sequences in a batch."),
     click.option(
         "--max-num-batched-tokens",
@@ -185,6 +191,21 @@ SCHEDULER_FLAGS: Final = (
         "scheduler__prefix_cache",
         default=None,
         help="Whether prompts share what is cached of them.",
+    ),
+    click.option(
+        "--draft",
+        "scheduler__draft",
+        metavar="NAME",
+        shell_complete=completion.complete_model,
+        help="Speculate: mtp, or a draft model.",
+    ),
+    click.option("--n-draft-tokens", "scheduler__n_draft_tokens", type=int, metavar="N", help="Proposed in a step."),
+    click.option(
+        "--acceptance",
+        "scheduler__acceptance_frac",
+        type=Shares(),
+        metavar="FRAC,...",
+        help="Assumed: how often each is kept, given those before it were.",
     ),
 )
 

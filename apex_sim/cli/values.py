@@ -51,6 +51,20 @@ def _degree(text: str) -> int:
     return int(text)
 
 
+class Shares(_Value):
+    """Numbers one after the other, as in "0.9,0.7"; their range is checked where they are used."""
+
+    name = "frac[,frac...]"
+
+    def read(self, text: str) -> list[float] | float:
+        """Return the numbers, a single one by itself."""
+        parts = [part.strip() for part in text.split(",")]
+        for part in parts:
+            if not _is_number(part) or not math.isfinite(float(part)):
+                raise ValueError(f"{part[:40]!r} is not a number; write 0.8, or 0.9,0.7 for one after the other.")
+        return [float(part) for part in parts] if len(parts) > 1 else float(parts[0])
+
+
 class NumberFormats(_Value):
     """Number formats, as in "bf16,fp8".
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, LatentSizes, PrefillWork
+from apex_sim.errors import UnsupportedError
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.plan.weights import n_local_kv_heads
 
@@ -67,3 +68,26 @@ def decode_launch(cost: CostModel, work: DecodeWork, sizes: LaunchSizes) -> Part
             return cost.latent_decode(work, sizes)
         case LinearHeads():
             return cost.linear_decode(work, sizes)
+
+
+def with_query_rows(sizes: LaunchSizes, n_rows: int) -> LaunchSizes:
+    """Return the sizes of a decode launch whose sequences have `n_rows` queries each, to verify draft tokens.
+
+    The rows share their keys as the query heads of a group do, and kernels tile both together: FlashMLA plans for
+    s_q x h_q / h_kv rows (https://github.com/deepseek-ai/FlashMLA README), FlashAttention packs the heads of a group
+    with the queries (pack_gqa).  FLOP and queries grow with the rows, key bytes do not.  No kernel with
+    several rows is among the measured ones.
+
+    Raises
+    ------
+    UnsupportedError : linear attention, whose state cannot go back by a rejected token.
+    """
+    match sizes:
+        case AttentionSizes():
+            return replace(sizes, n_q_heads=sizes.n_q_heads * n_rows)
+        case LatentSizes():
+            return replace(sizes, n_heads=sizes.n_heads * n_rows)
+        case LinearHeads():
+            if n_rows == 1:
+                return sizes
+            raise UnsupportedError("several queries of linear attention", remedy="leave speculation out")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from apex_sim.cost.attention_launch import AttentionGroup, decode_launch
+from apex_sim.cost.attention_launch import AttentionGroup, decode_launch, with_query_rows
 from apex_sim.cost.basis import Basis
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.parts import Floats
@@ -40,16 +40,21 @@ class DecodeTable:
     basis: Basis
 
 
-def tabulate_decode(cost: CostModel, group: AttentionGroup, max_sequences: int, max_context: int) -> DecodeTable:
-    """Evaluate the group's decode launches over up to `max_sequences` sequences."""
+def tabulate_decode(
+    cost: CostModel, group: AttentionGroup, max_sequences: int, max_context: int, n_rows: int = 1
+) -> DecodeTable:
+    """Evaluate the group's decode launches over up to `max_sequences` sequences with `n_rows` queries each.
+
+    Launches with several rows lie outside the data.
+    """
     contexts = _context_knots(max_context, group.window)
     n, mean = np.meshgrid(np.arange(1.0, max_sequences + 1), contexts, indexing="ij")
-    parts = decode_launch(cost, DecodeWork(n, n * mean), group.sizes)
+    parts = decode_launch(cost, DecodeWork(n, n * mean), with_query_rows(group.sizes, n_rows))
     times = [np.broadcast_to(part, n.shape) for part in (parts.kernel_s, parts.compute_s, parts.memory_s)]
     return DecodeTable(
         contexts,
         np.stack(times, axis=-1) * group.n_layers,
-        ~np.broadcast_to(parts.basis.in_range, n.shape),
+        ~np.broadcast_to(parts.basis.in_range, n.shape) | (n_rows > 1),
         parts.n_launches * group.n_layers,
         parts.gap_launches * group.n_layers,
         parts.basis,

@@ -39,6 +39,8 @@ class StageMeter:
         self.host_s = 0.0
         self.launch_s = 0.0
         self.slowdown_s = 0.0
+        self.swap_s = 0.0
+        self.draft_s = 0.0
         self.dynamic_j = 0.0
 
     @classmethod
@@ -52,7 +54,7 @@ class StageMeter:
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])
-        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "dynamic_j"):
+        for name in ("busy_s", "host_s", "launch_s", "slowdown_s", "swap_s", "draft_s", "dynamic_j"):
             setattr(meter, name, float(totals[name]))
         return meter
 
@@ -63,6 +65,7 @@ class StageMeter:
         self.host_s += exposed_host_s
         self.launch_s += price.launch_s
         self.slowdown_s += price.slowdown_s
+        self.swap_s += price.swap_s
         self.dynamic_j += price.dynamic_j + self._stage.power.active_w * exposed_host_s
         self._attention_outside_s += price.outside_s
         for index, seconds in enumerate(price.prefill_s):
@@ -73,6 +76,12 @@ class StageMeter:
         if price.fraction:
             self._token_visits[price.knot + 1] += price.fraction
         self._head_visits[batch.n_sampled] += 1
+
+    def count_draft(self, device_s: float, dynamic_j: float) -> None:
+        """Add what a draft took beside a step."""
+        self.busy_s += device_s
+        self.draft_s += device_s
+        self.dynamic_j += dynamic_j
 
     def shares(self) -> list[OperatorShare]:
         """Return what each operator took, by what its price rests on; attention groups of one basis are not merged."""
@@ -89,6 +98,9 @@ class StageMeter:
                 ("decode_attention", decode, self._decode_s[index]),
             ):
                 shares.append(OperatorShare(name, table_of.basis, seconds, seconds * outside_frac))
+        if self.draft_s:
+            basis = Basis(self._stage.context.cost.name, "sum of the draft's operators")
+            shares.append(OperatorShare("draft", basis, self.draft_s, self.draft_s))
         return shares
 
     def operators_s(self) -> dict[str, float]:
@@ -99,4 +111,6 @@ class StageMeter:
         spent["launch"] = self.launch_s
         spent["slowdown"] = self.slowdown_s
         spent["host"] = self.host_s
+        if self.swap_s:
+            spent["swap"] = self.swap_s
         return spent

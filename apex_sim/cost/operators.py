@@ -36,13 +36,14 @@ Named = tuple[str, Parts]
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What every operator of a stage needs to know."""
+    """What every operator of a stage needs to know; `joins_inputs` if it starts from two hidden states for a token."""
 
     cost: CostModel
     model: Model
     cluster: Cluster
     shape: Shape
     index: int
+    joins_inputs: bool = False
 
     @property
     def stage(self) -> Stage:
@@ -104,6 +105,9 @@ def tokenwise_operators(context: StageContext, n_tokens: Floats) -> Iterator[Nam
     if context.is_first:
         yield "embedding", cost.elementwise(n_tokens, model.hidden_size, 2 * _ACT)
         yield "all_reduce", context.all_reduce(hidden_bytes)
+    if context.joins_inputs:  # DeepSeek-V3, arXiv:2412.19437, equation 21; every device multiplies all of it
+        yield "norm", cost.elementwise(n_tokens, model.hidden_size, 2 * _ACT, 2)
+        yield "input_gemm", cost.gemm(n_tokens, model.hidden_size, 2 * model.hidden_size, "bf16", "bf16")
     layers = context.layers
     for layer in dict.fromkeys(layers):
         n_layers = layers.count(layer)

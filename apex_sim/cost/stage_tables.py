@@ -15,6 +15,7 @@ from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel
 from apex_sim.cost.prefill_table import KEY_RATIOS, PrefillTable
 from apex_sim.cost.step_tables import StageTables
+from apex_sim.cost.swap import swap_block_s
 
 #: Longer than any context.
 _NO_LIMIT = 2**62
@@ -96,6 +97,7 @@ def _scalars(context: StageContext, tokens: OperatorTable, head: OperatorTable) 
     scalars[at.SLOW_BASE : at.SLOW_HALF_TOKENS + 1] = preset.slowdown.base, growth, preset.slowdown.half_tokens
     scalars[at.MODEL_SHARE_FRAC] = context.stage.n_layers / context.model.n_layers / context.stage.n_devices
     scalars[at.TOKEN_LAUNCHES], scalars[at.TOKEN_GAPS] = tokens.n_launches, tokens.gap_launches
+    scalars[at.SWAP_BLOCK_S] = swap_block_s(context)
     scalars[at.HEAD_LAUNCHES], scalars[at.HEAD_GAPS] = head.n_launches, head.gap_launches
     return scalars
 

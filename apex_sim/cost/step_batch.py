@@ -39,7 +39,7 @@ def read_keys(past_tokens: int, chunk_tokens: int, window: Window) -> int:
 class StepBatch:
     """Sums over the sequences of one step; lists have one entry for each attention window of the model.
 
-    `n_tokens` counts prompt chunks and decode tokens, `n_sampled` the sequences that emit a token at the end; `growing`
+    `n_tokens` counts prompt chunks and decode tokens, `n_sampled` the tokens that the head computes; `growing`
     counts the decodes that see another key in the next step, and `room` in how many steps the first of them will not.
     """
 
@@ -50,6 +50,7 @@ class StepBatch:
     n_prefill_tokens: int = 0
     n_prefill_sequences: int = 0
     n_decode: int = 0
+    n_copied_blocks: int = 0
     longest_context_tokens: int = 0
     prefill_pairs: list[int] = field(default_factory=list)
     prefill_keys: list[int] = field(default_factory=list)
@@ -65,8 +66,8 @@ class StepBatch:
         self.growing = [0] * len(self.windows)
         self.room = [math.inf] * len(self.windows)
 
-    def add(self, past_tokens: int, new_tokens: int, samples: bool, is_decode: bool) -> None:
-        """Add one sequence with `past_tokens` in the KV cache and `new_tokens` to compute."""
+    def add(self, past_tokens: int, new_tokens: int, samples: int, is_decode: bool) -> None:
+        """Add one sequence with `past_tokens` in the KV cache, `new_tokens` to compute and `samples` to sample."""
         self.n_tokens += new_tokens
         self.n_sequences += 1
         self.n_sampled += samples

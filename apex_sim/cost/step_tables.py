@@ -45,7 +45,9 @@ TOKEN_LAUNCHES: Final = 12
 TOKEN_GAPS: Final = 13
 HEAD_LAUNCHES: Final = 14
 HEAD_GAPS: Final = 15
-N_SCALARS: Final = 16
+#: To copy one KV block to the host or back.
+SWAP_BLOCK_S: Final = 16
+N_SCALARS: Final = 17
 
 # --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
 

@@ -82,7 +82,8 @@ class _Fleet:
         self._route = load_router(plan.router)
         self._shapes = plan.expand()
         self.instances = [
-            DrivenInstance(shape, compiled[shape][1], compiled[shape][0], self._n) for shape in self._shapes
+            DrivenInstance(shape, compiled[shape][1], compiled[shape][0], self._n, workload.seed or 0)
+            for shape in self._shapes
         ]
         self._outstanding = [0] * len(self.instances)
         self.turn: list[int] = []

@@ -115,6 +115,7 @@ class Fleet:
                 unit_tokens=self._columns.hash_block_tokens,
                 check=check,
                 place=place,
+                seed=workload.seed or 0,
             )
             for place, shape in enumerate(self._shapes)
         ]

@@ -111,6 +111,8 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray) -> Asked:
         load.concurrency,
         columns.hash_block_tokens if columns.prefix_hashes else None,
         [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],
+        np.flatnonzero(mine),
+        workload.seed or 0,
     )
 
 

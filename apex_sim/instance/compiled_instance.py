@@ -17,11 +17,13 @@ from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
+from apex_sim.instance.draft_arrays import draft_arrays_of
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
 from apex_sim.instance.kernel.state import State
 from apex_sim.instance.prefix_cache import prefix_cache_of
+from apex_sim.instance.scheduler_queue import swap_space_is_full
 from apex_sim.machine_code import announce
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.shape import Shape
@@ -42,6 +44,7 @@ class Asked:
 
     Without a `concurrency` request i arrives at `arrival_s[i]`; with one, so many arrive at the start, and each end
     lets another arrive.  `units` are the identities of each prompt's full blocks of `unit_tokens` tokens, if any.
+    `numbers` are the fleet's numbers of the requests, their places by default; `seed` is that of draws during the run.
     """
 
     arrival_s: Floats
@@ -52,6 +55,8 @@ class Asked:
     concurrency: int | None = None
     unit_tokens: int | None = None
     units: Sequence[tuple[int, ...]] = ()
+    numbers: Ints | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def serve_compiled(shape: Shape, step_model: StepModel, memory: Memory, asked: A
     InvariantError : INV-1, if requests can never end.
     """
     state = start(shape, step_model, memory, _requests(asked), asked.unit_tokens, asked.units)
-    state.engine[0]["concurrent"] = asked.concurrency or 0
+    state.engine[0]["concurrent"], state.engine[0]["seed"] = asked.concurrency or 0, asked.seed
     _let_arrive(state, asked)
     run(shape, state)
     return served_of(state, state.requests, step_model)
@@ -90,11 +95,14 @@ def run(shape: Shape, state: State) -> None:
     Raises
     ------
     InvariantError : INV-1, if requests can never end.
+    InfeasiblePlanError : the swap space is full, where the engine stops.
     """
     COMPILED_POLICIES[shape.scheduler.policy](state)
     engine = state.engine[0]
     if engine["error"] == at.STUCK:
         raise InvariantError(1, "requests wait, nothing runs and nothing is scheduled")
+    if engine["error"] == at.SWAP_SPACE_FULL:
+        raise swap_space_is_full(shape.scheduler.swap_bytes)
     if engine["error"] == at.NO_PROGRESS:
         raise InvariantError(
             1, f"{engine['barren_steps']} steps without a token: sequences preempt each other for ever"
@@ -149,13 +157,20 @@ def start(
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, n_groups)),
         preempted=np.zeros(most_running, dtype=np.int64),
+        holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
+        swapped=np.zeros((n_queues, most_running), dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
+        **draft_arrays_of(settings.speculation, step_model),
         **_units(units if prefixes else [()] * n),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
+    requests["place"] = at.NOWHERE
+    state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
+    state.engine[0]["n_draft_passes"] = step_model.draft.n_next if step_model.draft else 0
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
+        queue["n_host_free"] = memory.n_host_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))
     if prefixes:
         state.engine[0]["unit_tokens"], state.engine[0]["unit_blocks"] = prefixes.unit_tokens, prefixes.unit_blocks
@@ -189,6 +204,7 @@ def _units(full: Sequence[tuple[int, ...]]) -> dict[str, Any]:
 def _requests(asked: Asked) -> at.Records:
     requests = np.zeros(len(asked.prompt_tokens), dtype=at.REQUEST)
     requests["prompt"], requests["output"] = asked.prompt_tokens, asked.output_tokens
+    requests["number"] = np.arange(len(requests)) if asked.numbers is None else asked.numbers
     requests["limit"], requests["rank"], requests["status"] = asked.limit_tokens, asked.ranks, RUNNING
     for name in ("arrival_s", "queued_s", "scheduled_s", "first_s", "finish_s", "last_s"):
         requests[name] = np.nan
@@ -210,6 +226,8 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["host_holder"], engine["until_s"] = -1, np.inf
+    engine["swaps"] = int(settings.swaps)
+    engine["n_draft_tokens"] = settings.n_draft_tokens
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
     engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
@@ -267,6 +285,8 @@ def served_of(state: State, requests: at.Records, step_model: StepModel) -> Serv
 def _reason(request: Any, shape: Shape) -> str:
     if request["reason"] == at.TOO_MANY_WAIT:
         return f"{shape.scheduler.max_num_waiting} requests wait already"
+    if request["reason"] == at.CANNOT_SWAP_IN:
+        return "swapped out for good: the KV cache cannot hold its blocks and one more"
     n_tokens = request["prompt"] + request["generated"]
     if request["reason"] == at.PROMPT_EXCEEDS_BUDGET:
         return f"prompt of {n_tokens} tokens exceeds the step budget"

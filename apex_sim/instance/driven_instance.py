@@ -19,12 +19,14 @@ class DrivenInstance:
     ----------
     shape, step_model, memory : what the instance is, what its steps cost, and its KV pool.
     most_requests : no more are ever submitted.
+    seed : of draws during the run.
     """
 
-    def __init__(self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int) -> None:
+    def __init__(self, shape: Shape, step_model: StepModel, memory: Memory, most_requests: int, seed: int = 0) -> None:
         self._shape = shape
         self._step_model = step_model
         self._state = start(shape, step_model, memory, np.zeros(most_requests, dtype=at.REQUEST))
+        self._state.engine[0]["seed"] = seed
         self._numbers: list[int] = []
         self._n_told = 0
         self._engine = {name: self._state.engine[name] for name in ("until_s", "quiet_s", "n_left")}
@@ -41,6 +43,7 @@ class DrivenInstance:
         local = len(self._numbers)
         self._numbers.append(number)
         record = self._state.requests[local]
+        record["number"] = number
         record["prompt"], record["output"], record["limit"] = prompt_tokens, output_tokens, limit_tokens
         record["status"], record["arrival_s"] = RUNNING, arrival_s
         for name in ("queued_s", "scheduled_s", "first_s", "finish_s", "last_s"):

@@ -25,7 +25,9 @@ def require_legal_batch(queue: SchedulerQueue, entries: list[Entry]) -> None:
             raise InvariantError(
                 4, f"{name} gets {entry.n_new} tokens behind {entry.past}, {sequence.n_computed} counted"
             )
-        n_known = sequence.n_tokens - (entry.samples if sequence.runs_ahead else 0)
+        if entry.n_drafts > queue.settings.n_draft_tokens or entry.n_drafts >= entry.n_new:
+            raise InvariantError(4, f"{name} verifies {entry.n_drafts} draft tokens of {entry.n_new}")
+        n_known = sequence.n_tokens - (entry.samples if sequence.runs_ahead else 0) + entry.n_drafts
         if sequence.n_computed > n_known or entry.samples != (sequence.n_computed == n_known):
             raise InvariantError(4, f"{name} computes token {sequence.n_computed} of {n_known}")
         if queue.pool.blocks_for(sequence.n_computed) > sequence.n_blocks:

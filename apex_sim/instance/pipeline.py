@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apex_sim.cost.decode_line import line_s
+from apex_sim.cost.draft_cost import DraftBatch
 from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StagePrice, StepModel
@@ -31,9 +32,14 @@ class DecodeRun:
 
 
 class Pipeline:
-    """Stages in a row; each serves one batch at a time, in order of arrival."""
+    """Stages in a row; each serves one batch at a time, in order of arrival.
+
+    With speculation no two steps are equal, and a draft works on the only stage after each.
+    """
 
     def __init__(self, step_model: StepModel, *, hides_host: bool = False) -> None:
+        self._draft = step_model.draft
+        self._has_lines = len(step_model.stages) == 1 and not step_model.shape.scheduler.speculation
         self.meters = [StageMeter(stage) for stage in step_model.stages]
         self._stages = step_model.stages
         self._hides_host = hides_host
@@ -42,22 +48,36 @@ class Pipeline:
         self.idle_s = [0.0] * len(self._stages)
 
     def run(
-        self, batch: StepBatch, requests: tuple[int, ...], decided_s: float, host_s: float, ready_s: float
+        self,
+        batch: StepBatch,
+        requests: tuple[int, ...],
+        decided_s: float,
+        host_s: float,
+        ready_s: float,
+        drafts: DraftBatch | None = None,
     ) -> tuple[float, float]:
-        """Send `batch` through all stages; return when it starts and ends.
+        """Send `batch` through all stages, and `drafts` after it; return when it starts and ends.
 
         It was decided and is ready at these times; in between the host worked for `host_s`.
         """
-        if len(self._stages) == 1 and not batch.n_prefill_tokens:
+        if self._has_lines and not batch.n_prefill_tokens and not batch.n_copied_blocks:
             return self._along_line(batch, requests, decided_s, host_s, ready_s)
         self._run = None
         arrives_s, start_s = ready_s, ready_s
         for index, stage in enumerate(self._stages):
             price = stage.price(batch)
             begin_s = self._occupy(index, batch, price, decided_s, arrives_s)
-            self.free_s[index] = arrives_s = begin_s + price.device_s
+            self.free_s[index] = arrives_s = begin_s + (price.device_s + self._draft_s(index, drafts))
             start_s = begin_s if index == 0 else start_s
         return start_s, arrives_s
+
+    def _draft_s(self, index: int, drafts: DraftBatch | None) -> float:
+        """Count what the draft does after a step, and return how long it takes."""
+        if self._draft is None or drafts is None:
+            return 0.0
+        device_s, dynamic_j = self._draft.price(drafts)
+        self.meters[index].count_draft(device_s, dynamic_j)
+        return device_s
 
     def _occupy(self, index: int, batch: StepBatch, price: StagePrice, decided_s: float, arrives_s: float) -> float:
         """Count waiting, exposed host time and work of a batch on a stage; return when it begins."""

@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 import simpy
 
+from apex_sim.cost.draft_cost import DraftBatch
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
+from apex_sim.instance.acceptance import acceptance_draw
 from apex_sim.instance.block_pool import BlockPool
 from apex_sim.instance.clock import DECISIONS, ENDS, Process, Turn, start_process, wait_until
 from apex_sim.instance.legal_batch import require_legal_batch
@@ -68,6 +70,7 @@ class ReferenceInstance:
     policy : batching policy; by default the one that the shape's scheduler settings name.
     unit_tokens : tokens of one hashed block of the requests' prompts; None if they have none.
     place : which of the fleet's instances this is; ties between them fall in this order.
+    seed : of the draws that say which draft tokens are kept.
     check : assert that every batch is legal; always done for a `policy` that is handed in.
     """
 
@@ -83,6 +86,7 @@ class ReferenceInstance:
         unit_tokens: int | None = None,
         check: bool = False,
         place: int = 0,
+        seed: int = 0,
     ) -> None:
         self._env = env
         self._place = place
@@ -91,6 +95,7 @@ class ReferenceInstance:
         self._listener = listener
         self._policy = policy or POLICIES[shape.scheduler.policy]
         self._checks = check or policy is not None
+        self._speculation, self._seed = shape.scheduler.speculation, seed
         self.steps = StepRecords()
         self.gaps = LatencyHistogram()
         self._host = simpy.Resource(env, capacity=1)
@@ -106,6 +111,7 @@ class ReferenceInstance:
                     preset.watermark_frac,
                     prefix_cache_of(settings, memory, unit_tokens),
                 ),
+                memory.n_host_blocks // n_queues,
             )
             for _ in range(n_queues)
         ]
@@ -116,7 +122,12 @@ class ReferenceInstance:
 
     def unfinished(self) -> list[Sequence]:
         """Return the sequences in the instance's care."""
-        return [sequence for queue in self.queues for side in (queue.waiting, queue.running) for sequence in side]
+        return [
+            sequence
+            for queue in self.queues
+            for side in (queue.waiting, queue.running, queue.swapped)
+            for sequence in side
+        ]
 
     def submit(
         self, request: int, prompt_tokens: int, max_output_tokens: int, units: tuple[int, ...] = (), rank: float = 0.0
@@ -171,15 +182,19 @@ class ReferenceInstance:
             if not entries:
                 return None
             batch = StepBatch(self._step_model.windows)
+            drafts = DraftBatch(self._step_model.windows) if self._speculation else None
             for entry in entries:
-                batch.add(entry.past, entry.n_new, entry.samples, entry.is_decode)
-            n_waiting = sum(len(each.waiting) for each in self.queues)
+                batch.add(entry.past, entry.n_new, entry.n_sampled, entry.is_decode)
+                if drafts:
+                    drafts.add(entry.past, entry.n_new, entry.samples, entry.is_decode)
+            batch.n_copied_blocks = queue.n_copied
+            n_waiting = sum(len(each.waiting) + len(each.swapped) for each in self.queues)
             n_running = sum(len(each.running) for each in self.queues)
             n_used = sum(each.pool.n_used for each in self.queues)
             host_s = self._step_model.host_s(batch)
             yield self._env.timeout(host_s)
         requests = tuple(entry.sequence.request for entry in entries)
-        start_s, end_s = self.pipeline.run(batch, requests, decided_s, host_s, self._env.now)
+        start_s, end_s = self.pipeline.run(batch, requests, decided_s, host_s, self._env.now, drafts)
         self.steps.add(
             decided_s,
             start_s,
@@ -213,13 +228,27 @@ class ReferenceInstance:
             sequence = entry.sequence
             if not entry.samples or sequence.is_finished:
                 continue
+            n_kept = self._n_kept(entry)
             sequence.n_pending -= 1
-            sequence.n_generated += 1
-            if sequence.n_generated > 1:
+            sequence.n_computed -= entry.n_drafts - n_kept
+            sequence.n_drafts = queue.settings.n_draft_tokens
+            if sequence.n_generated > 0:
                 self.gaps.add(now_s - sequence.last_token_s)
             sequence.last_token_s = now_s
-            if self._listener.token(sequence.request, now_s):
-                self._finish(queue, sequence, now_s)
+            for _ in range(1 + n_kept):
+                sequence.n_generated += 1
+                if self._listener.token(sequence.request, now_s):
+                    self._finish(queue, sequence, now_s)
+                    break
+
+    def _n_kept(self, entry: Entry) -> int:
+        """Return how many of the entry's draft tokens are kept: those before the first that is not."""
+        sequence, speculation = entry.sequence, self._speculation
+        for index in range(entry.n_drafts):
+            draw = acceptance_draw(self._seed, sequence.request, sequence.n_generated + index)
+            if speculation is None or draw >= speculation.acceptance_frac[index]:
+                return index
+        return entry.n_drafts
 
     def _require_progress(self, queue: SchedulerQueue, batch: InFlight) -> None:
         """Refuse to go on for ever without a token: the oldest sequence computes at least one of its own a step."""

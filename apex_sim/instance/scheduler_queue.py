@@ -5,24 +5,31 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 
-from apex_sim.errors import UnsupportedError
+from apex_sim.errors import InfeasiblePlanError, UnsupportedError
 from apex_sim.instance.admission import Admission
 from apex_sim.instance.block_pool import BlockPool
+from apex_sim.instance.contiguous_space import ContiguousSpace
 from apex_sim.instance.sequence import Entry, Sequence
 from apex_sim.plan.shape import SchedulerSettings
+from apex_sim.units import GIB
 
 
 class SchedulerQueue:
     """State that a batching policy works on; first come, first served, unless the settings name another order.
 
     `running` is in the order that the policy gives it; `rejected` collects (sequence, reason) for the engine to report.
+    `swapped` lie in the host's memory, whose free blocks `n_host_free` counts; a decision moves `n_copied`.
     """
 
-    def __init__(self, settings: SchedulerSettings, pool: BlockPool) -> None:
+    def __init__(self, settings: SchedulerSettings, pool: BlockPool, n_host_blocks: int = 0) -> None:
         self.settings = settings
         self.pool = pool
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.swapped: deque[Sequence] = deque()
+        self.n_host_free = n_host_blocks
+        self.n_copied = 0
+        self._space = ContiguousSpace(pool.n_blocks)
         self.rejected: list[tuple[Sequence, str]] = []
         self.is_sorted = settings.sorts_queue
         rule = settings.reservation
@@ -54,8 +61,8 @@ class SchedulerQueue:
 
     @property
     def n_unfinished(self) -> int:
-        """Sequences that wait or run."""
-        return len(self.waiting) + len(self.running)
+        """Sequences that wait, run or are swapped out."""
+        return len(self.waiting) + len(self.running) + len(self.swapped)
 
     def enqueue(self, sequence: Sequence) -> None:
         """Let a sequence that has arrived wait."""
@@ -82,12 +89,20 @@ class SchedulerQueue:
         return True
 
     def reserve(self, sequence: Sequence) -> bool:
-        """Give `sequence` the blocks for the longest answer that it may get; False, and no change, without them."""
-        return self.grow(sequence, sequence.prompt_tokens + sequence.max_output_tokens)
+        """Give `sequence`, in one piece, the blocks for the longest answer that it may get.
+
+        False, and no change, without a hole of that size.
+        """
+        n_tokens = sequence.prompt_tokens + sequence.max_output_tokens
+        sequence.place = self._space.take(self.pool.blocks_for(n_tokens))
+        return sequence.place is not None and self.grow(sequence, n_tokens)
 
     def release(self, sequence: Sequence) -> None:
         """Free all blocks of `sequence` that no other one holds."""
         prefixes = self.pool.prefixes
+        if sequence.place is not None:
+            self._space.give_back(sequence.place, sequence.n_blocks)
+            sequence.place = None
         self.pool.give_back(prefixes.release(sequence) if prefixes else sequence.n_blocks)
         sequence.n_blocks = 0
 
@@ -124,8 +139,38 @@ class SchedulerQueue:
     def preempt(self, sequence: Sequence) -> None:
         """Take `sequence` off its blocks for recomputation; the caller puts it back."""
         self.release(sequence)
-        sequence.n_computed = 0
+        sequence.n_computed = sequence.n_drafts = 0
         sequence.n_preemptions += 1
+
+    def swap_out(self, sequence: Sequence) -> None:
+        """Move the blocks of `sequence` to the host's memory.
+
+        Raises
+        ------
+        InfeasiblePlanError : the host's share is full, where the engine stops.
+        """
+        if sequence.n_blocks > self.n_host_free:
+            raise swap_space_is_full(self.settings.swap_bytes)
+        sequence.n_host_blocks = sequence.n_blocks
+        self.n_host_free -= sequence.n_blocks
+        self.n_copied += sequence.n_blocks
+        self.release(sequence)
+        sequence.n_preemptions += 1
+        self.swapped.append(sequence)
+
+    def swap_in(self) -> Sequence:
+        """Move the sequence that was swapped out first back; the caller has checked that blocks are free."""
+        sequence = self.forget_swapped()
+        self.n_copied += sequence.n_host_blocks
+        self.pool.take(sequence.n_host_blocks)
+        sequence.n_blocks, sequence.n_host_blocks = sequence.n_host_blocks, 0
+        return sequence
+
+    def forget_swapped(self) -> Sequence:
+        """Free what the sequence that was swapped out first holds in the host's memory."""
+        sequence = self.swapped.popleft()
+        self.n_host_free += sequence.n_host_blocks
+        return sequence
 
     def reject(self, sequence: Sequence, reason: str) -> None:
         """Refuse the sequence at the head of `waiting`, or one that never got there."""
@@ -135,10 +180,20 @@ class SchedulerQueue:
 def schedule_tokens(sequence: Sequence, n_new: int) -> Entry:
     """Hand `n_new` tokens of `sequence` to the step being built.
 
-    The step samples a token if it computes the last one there is; that token is pending until the step ends.
+    The step samples a token if it computes the last one there is; that token is pending until the step ends.  Tokens
+    beyond are its drafts; those that were left out are forgotten.
     """
-    samples = n_new == sequence.n_uncomputed
-    entry = Entry(sequence, sequence.n_computed, n_new, samples, sequence.is_decoding)
+    n_drafts = n_new - sequence.n_uncomputed
+    samples = n_drafts >= 0
+    entry = Entry(sequence, sequence.n_computed, n_new, samples, sequence.is_decoding, max(n_drafts, 0))
     sequence.n_computed += n_new
     sequence.n_pending += samples
+    sequence.n_drafts = 0
     return entry
+
+
+def swap_space_is_full(swap_bytes: float) -> InfeasiblePlanError:
+    """Return the error with which an engine stops that finds no room in the host's memory."""
+    return InfeasiblePlanError(
+        f"swap space of {swap_bytes / GIB:.3g} GiB a device is full, where the engine stops with an error"
+    )

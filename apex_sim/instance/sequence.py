@@ -18,7 +18,8 @@ class Sequence:
     a lower `rank` go first where the queue order uses it; it never derives from what the scheduler cannot know.
     `units` are the identities of the prompt's full hashed blocks, of which it has looked at the first `n_seen` and
     holds `held`, alone or with others; `n_hit_tokens` were cached when it was last admitted, `n_cached_tokens` when it
-    first was.
+    first was.  `place` is where blocks reserved in one piece begin, `n_host_blocks` counts those that were swapped out.
+    `n_drafts` tokens are proposed to follow what it has.
     """
 
     request: int
@@ -38,6 +39,9 @@ class Sequence:
     n_seen: int = 0
     n_hit_tokens: int = 0
     n_cached_tokens: int = 0
+    place: int | None = None
+    n_host_blocks: int = 0
+    n_drafts: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -57,10 +61,19 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sequence's share of a step: `n_new` tokens behind `past`; `samples` if the step emits a token for it."""
+    """One sequence's share of a step: `n_new` tokens behind `past`; `samples` if the step emits a token for it.
+
+    The last `n_drafts` of the new tokens are proposed by a draft, to be verified.
+    """
 
     sequence: Sequence
     past: int
     n_new: int
     samples: bool
     is_decode: bool
+    n_drafts: int = 0
+
+    @property
+    def n_sampled(self) -> int:
+        """Tokens that the head computes: one, and one for each draft token."""
+        return self.samples * (1 + self.n_drafts)

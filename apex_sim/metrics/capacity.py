@@ -6,12 +6,16 @@ tokens) and the instance serves B / (o s) requests per second.  An estimate from
 Where nobody joins a batch, B requests take their prompts and as many steps as the longest of B answers.
 It assumes that the batches in a pipeline are equal; engines do not balance them, and unequal ones serve down to half
 of the estimate at two or four stages, less at eight.  An engine that never evicts keeps room for the whole output.
+With speculation a step emits E tokens for each sequence, so that B E / o of them end in it.
 """
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
+from apex_sim.cost.draft_cost import DraftBatch
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StepModel
 from apex_sim.plan.memory import Memory
@@ -72,10 +76,13 @@ def instance_capacity_per_s(
         decode_s = _step_s(step_model, _decodes(step_model, n_running, held_tokens))
         slot_s = decode_s + _prefill_s(step_model, n_running / output_tokens, prompt_tokens)
     else:
-        n_running = min(n_running, settings.max_num_batched_tokens / (1 + prompt_tokens / output_tokens))
-        batch = _decodes(step_model, n_running, held_tokens)
-        _add_prompts(batch, n_running * prompt_tokens / output_tokens, prompt_tokens, settings.max_num_batched_tokens)
-        slot_s = _step_s(step_model, batch)
+        emitted = settings.speculation.expected_tokens if settings.speculation else 1.0
+        n_new, n_entering = 1 + settings.n_draft_tokens, emitted * prompt_tokens / output_tokens
+        n_running = min(n_running, settings.max_num_batched_tokens / (n_new + n_entering))
+        batch = _decodes(step_model, n_running, held_tokens, n_new)
+        _add_prompts(batch, n_running * n_entering, prompt_tokens, settings.max_num_batched_tokens)
+        slot_s = _step_s(step_model, batch) + _draft_s(step_model, batch, _decodes(step_model, n_running, held_tokens))
+        return n_running * emitted / (output_tokens * slot_s)
     return n_running / (output_tokens * slot_s)
 
 
@@ -86,11 +93,21 @@ def _n_running(step_model: StepModel, memory: Memory, held_tokens: float) -> flo
     return min(n_seats, memory.kv_tokens / shape.pp / held_tokens)
 
 
-def _decodes(step_model: StepModel, n_running: float, held_tokens: float) -> StepBatch:
+def _decodes(step_model: StepModel, n_running: float, held_tokens: float, n_new: int = 1) -> StepBatch:
     batch = StepBatch(step_model.windows)
     for _ in range(max(1, round(n_running))):
-        batch.add(round(held_tokens), 1, samples=True, is_decode=True)
+        batch.add(round(held_tokens), n_new, samples=n_new, is_decode=True)
     return batch
+
+
+def _draft_s(step_model: StepModel, batch: StepBatch, follow: StepBatch) -> float:
+    """Return the time of a draft beside `batch`, which then proposes for the sequences of `follow`."""
+    if step_model.draft is None:
+        return 0.0
+    drafts = DraftBatch(step_model.windows)
+    drafts.first, drafts.follow = copy(batch), follow
+    drafts.first.n_sampled = follow.n_sequences
+    return step_model.draft.price(drafts)[0]
 
 
 def _prefill_s(step_model: StepModel, n_entering: float, prompt_tokens: float) -> float:

@@ -7,6 +7,7 @@ from apex_sim.hardware.cluster import Cluster
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell
 from apex_sim.model.model import Layer, Model
+from apex_sim.plan.draft import draft_model_of
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import PEAK_OF_ACTIVATION
 from apex_sim.plan.shape import CellParallelism, Shape
@@ -31,6 +32,7 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
     for layer, _ in model.layer_groups():
         _require_divisible(layer, shape.tp)
     _require_states(model, shape)
+    _require_speculation(model, shape)
     _require_placeable(cluster, shape)
     _require_precision(cluster, shape)
 
@@ -90,6 +92,25 @@ def _require_states(model: Model, shape: Shape) -> None:
         n_full = sum(keeps_kv[stage.first_layer : stage.first_layer + stage.n_layers])
         if n_full * model.n_layers != sum(keeps_kv) * stage.n_layers:
             raise InfeasiblePlanError(f"PP {shape.pp} shares out full and linear attention unevenly")
+
+
+def _require_speculation(model: Model, shape: Shape) -> None:
+    """Check that a draft can work beside the model."""
+    speculation = shape.scheduler.speculation
+    if speculation is None:
+        return
+    if shape.pp > 1:
+        raise InfeasiblePlanError(f"speculation with PP {shape.pp} is not simulated yet; use PP 1")
+    if shape.role != "mixed":
+        raise InfeasiblePlanError(f"speculation with role {shape.role} is not simulated yet; use role mixed")
+    draft = draft_model_of(model, speculation)
+    for layer, _ in draft.layer_groups():
+        _require_divisible(layer, shape.tp)
+    if draft.max_context_tokens < shape.scheduler.max_model_len:
+        raise InfeasiblePlanError(
+            f"draft {draft.name} has a context of {draft.max_context_tokens} tokens, below max_model_len "
+            f"{shape.scheduler.max_model_len}"
+        )
 
 
 def _require_placeable(cluster: Cluster, shape: Shape) -> None:

@@ -21,6 +21,7 @@ from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.device import Device
 from apex_sim.model.cells import FfnCell
 from apex_sim.model.model import Layer, Model
+from apex_sim.plan.draft import draft_bytes
 from apex_sim.plan.kv_layout import KvLayout, layout_of
 from apex_sim.plan.shape import Shape
 from apex_sim.plan.weights import local_kv_numbers, stage_weight_bytes
@@ -30,7 +31,10 @@ from apex_sim.units import BYTES_PER_NUMBER, GIB
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """The terms of one device of one stage, in bytes; `kv_bytes` is what is left for KV blocks and may be negative."""
+    """The terms of one device of one stage, in bytes; `kv_bytes` is what is left for KV blocks and may be negative.
+
+    A draft's weights and keys count as the model's own.
+    """
 
     total_bytes: float
     budget_bytes: float
@@ -58,11 +62,15 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory of one instance: its stages' terms and the KV pool, whose size the tightest stage decides."""
+    """Memory of one instance: its stages' terms and the KV pool, whose size the tightest stage decides.
+
+    `n_host_blocks` more may lie in the host's memory, swapped out.
+    """
 
     stages: tuple[StageMemory, ...]
     layout: KvLayout
     n_blocks: int
+    n_host_blocks: int = 0
 
     @property
     def kv_tokens(self) -> int:
@@ -121,17 +129,18 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
         for layer in set(layers)
     )
     is_last = index == len(shape.stages) - 1
+    draft_weight_bytes, draft_kv_bytes = draft_bytes(model, shape)
     sampled_rows = min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
     memory = StageMemory(
         total_bytes=device.memory_bytes,
         budget_bytes=device.memory_bytes * scheduler.gpu_memory_utilization_frac,
-        weight_bytes=stage_weight_bytes(model, shape.stages, index, shape.precision),
+        weight_bytes=stage_weight_bytes(model, shape.stages, index, shape.precision) + draft_weight_bytes,
         activation_bytes=per_token * scheduler.max_num_batched_tokens,
         sampler_bytes=sampled_rows * model.vocab_size * buffers.logit_bytes if is_last else 0.0,
         reserved_peak=buffers.reserved_peak,
         communicator_bytes=buffers.communicator_bytes if shape.n_devices > 1 else 0.0,
         misc_bytes=buffers.misc_bytes,
-        kv_bytes_per_token=stage_kv_bytes_per_token(model, shape, index),
+        kv_bytes_per_token=stage_kv_bytes_per_token(model, shape, index) + draft_kv_bytes,
     )
     return _by_pool_rule(memory, buffers.pool_rule, scheduler.gpu_memory_utilization_frac)
 
@@ -193,6 +202,12 @@ def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory
         shape.stages[0].attention.tp,
         shape.precision.kv_bytes(),
     )
-    block = layout.block_size_tokens
-    n_blocks = min(int(stage.kv_bytes // (stage.kv_bytes_per_token * layout.list_frac * block)) for stage in stages)
-    return Memory(stages, layout, n_blocks), layout.tokens_in(n_blocks // shape.n_queues)
+    block, (_, draft_bytes_per_token) = layout.block_size_tokens, draft_bytes(model, shape)
+    in_full_list = draft_bytes_per_token / max(layout.n_full_lists, 1)  # where the draft keeps every token's keys
+    block_bytes = [
+        ((stage.kv_bytes_per_token - draft_bytes_per_token) * layout.list_frac + in_full_list) * block
+        for stage in stages
+    ]
+    n_blocks = min(int(stage.kv_bytes // size) for stage, size in zip(stages, block_bytes, strict=True))
+    n_host_blocks = min(int(shape.scheduler.swap_bytes // size) for size in block_bytes)
+    return Memory(stages, layout, n_blocks, n_host_blocks), layout.tokens_in(n_blocks // shape.n_queues)

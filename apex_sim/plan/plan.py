@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from apex_sim.plan.shape import Shape
 
@@ -62,6 +62,9 @@ class Plan:
                     "queue_order": shape.scheduler.queue_order,
                     "prediction_log_sd": shape.scheduler.prediction_log_sd,
                     "max_num_waiting": shape.scheduler.max_num_waiting,
+                    "preemption": shape.scheduler.preemption,
+                    "swap_bytes": shape.scheduler.swap_bytes,
+                    "speculation": shape.scheduler.speculation and asdict(shape.scheduler.speculation),
                 }
                 for shape, count in self.instances
             ],

@@ -8,11 +8,16 @@ from typing import Final
 from apex_sim.errors import InputError
 from apex_sim.hardware.device import Device
 from apex_sim.plan.shape import SchedulerSettings
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.preset import Defaults, Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
+from apex_sim.units import GIB
 
 #: Who goes first among those that wait, and stays when memory is short.
 QUEUE_ORDERS: Final = ("fcfs", "priority", "shortest-predicted-first")
+
+#: What becomes of a running sequence that loses its blocks: it is computed again, or they wait in the host's memory.
+PREEMPTIONS: Final = ("recompute", "swap")
 
 
 def resolve_settings(
@@ -33,12 +38,15 @@ def resolve_settings(
     queue_order: str = "fcfs",
     prediction_log_sd: float | None = None,
     max_num_waiting: int | None = None,
+    preemption: str = "recompute",
+    swap_bytes: float | None = None,
+    speculation: Speculation | None = None,
     where: str = "scheduler",
 ) -> SchedulerSettings:
     """Return the settings with None replaced by the preset's defaults.
 
     Asynchronous scheduling is only on without pipeline stages, as in all engines that have it (see the preset's
-    sources).  A research policy may be named under every preset.
+    sources).  A research policy may be named under every preset.  Speculation switches asynchronous scheduling off.
 
     Raises
     ------
@@ -54,6 +62,9 @@ def resolve_settings(
     if wants_async and (research or not preset.async_scheduling):
         what = f"policy {chosen!r}" if research else f"preset {preset.name}"
         raise InputError(f"{what} has no asynchronous scheduling", where=where, remedy="leave it out")
+    if speculation:
+        _check_speculation(speculation, chosen, bool(async_scheduling), where)
+        wants_async = False
     defaults = preset.defaults_on(device.name, device.memory_bytes, tp)
     default_budget = research.budget_tokens if research else defaults.budget_tokens[chosen]
     if not default_budget:
@@ -79,10 +90,46 @@ def resolve_settings(
         queue_order=queue_order,
         prediction_log_sd=prediction_log_sd or 0.0,
         max_num_waiting=max_num_waiting,
+        preemption=preemption,
+        swap_bytes=_swap_bytes(preemption, swap_bytes, where),
+        speculation=speculation,
     )
     _check(settings, where)
     _check_order(settings, prediction_log_sd is not None, where)
     return settings
+
+
+def _swap_bytes(preemption: str, swap_bytes: float | None, where: str) -> float:
+    """Return the host memory for swapped KV blocks of each device: as stated, or vLLM 0.6.0's `swap_space`."""
+    if preemption == "swap":
+        return 4 * GIB if swap_bytes is None else swap_bytes
+    if swap_bytes is not None:
+        raise InputError(
+            f"swap_bytes with preemption {preemption!r}, which moves nothing",
+            where=where,
+            remedy='leave it out, or set preemption = "swap"',
+        )
+    return 0.0
+
+
+def _check_speculation(speculation: Speculation, policy: str, wants_async: bool, where: str) -> None:
+    """Refuse what is not simulated beside speculation.
+
+    vLLM 0.10 and 0.11 refuse asynchronous scheduling with it (https://github.com/vllm-project/vllm/pull/19970 ), 0.12
+    lets users ask for it (pull/24799), later versions default to it (pull/31998).
+    """
+    if policy != "unified":
+        raise InputError(
+            f"speculation (draft {speculation.draft!r}) with policy {policy!r} is not simulated yet",
+            where=where,
+            remedy="use policy unified of preset vllm-1, or leave speculation out",
+        )
+    if wants_async:
+        raise InputError(
+            f"async_scheduling = true beside speculation (draft {speculation.draft!r}) is not simulated yet",
+            where=where,
+            remedy="leave async_scheduling out: speculation switches it off",
+        )
 
 
 def _reservation(preset: Preset, budget_tokens: int) -> Reservation | None:
@@ -121,6 +168,16 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             f"{settings.block_size_tokens}",
             where=where,
             remedy="raise the budget or lower the block size",
+        )
+    if settings.preemption not in PREEMPTIONS:
+        raise InputError(
+            f"no preemption {settings.preemption!r}", where=where, remedy=f"choose one of {', '.join(PREEMPTIONS)}"
+        )
+    if settings.swaps and settings.policy != "prefill-first":
+        raise InputError(
+            f"preemption by swapping with policy {settings.policy!r}",
+            where=where,
+            remedy="use policy prefill-first of preset vllm-0.6, the only one that swaps here",
         )
     if settings.max_num_batched_tokens < settings.max_num_seqs:
         raise InputError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from apex_sim.plan.precision import Precision
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.preset import Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES
 
@@ -46,7 +47,8 @@ class Stage:
 class SchedulerSettings:
     """The knobs of one instance's scheduler, all resolved: nothing here is "engine default" any more.
 
-    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs.
+    `reservation` is the rule of a policy that has one; `max_graph_sequences` cuts the sizes of CUDA graphs;
+    `swap_bytes` is the host memory for swapped KV blocks, for each device.
     """
 
     policy: str
@@ -64,6 +66,20 @@ class SchedulerSettings:
     max_graph_sequences: int | None = None
     prediction_log_sd: float = 0.0
     max_num_waiting: int | None = None
+    preemption: str = "recompute"
+    swap_bytes: float = 0.0
+
+    @property
+    def swaps(self) -> bool:
+        """Whether a preempted sequence keeps what it has computed, in the host's memory."""
+        return self.preemption == "swap"
+
+    speculation: Speculation | None = None
+
+    @property
+    def n_draft_tokens(self) -> int:
+        """Tokens that a draft proposes for each sequence and step; 0 without speculation."""
+        return self.speculation.n_draft_tokens if self.speculation else 0
 
     @property
     def sorts_queue(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from apex_sim import __version__
-from apex_sim.errors import NoAnswerError
+from apex_sim.errors import InfeasiblePlanError, NoAnswerError
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.evaluation import Evaluation, cost_model_of, evaluate
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
@@ -114,17 +114,20 @@ def answer_study(
     InputError : the space is empty, or a request does not fit the model's context.
     """
     space = enumerate_space(study)
-    evaluations = []
-    for evaluation in _evaluate_all(study, space.feasible, n_jobs, check, reference):
-        evaluations.append(evaluation)
+    evaluations, refusals = list[Evaluation](), list[Refusal]()
+    for outcome in _evaluate_all(study, space.feasible, n_jobs, check, reference):
+        if isinstance(outcome, Refusal):
+            refusals.append(outcome)
+        else:
+            evaluations.append(outcome)
         if progress:
-            progress(len(evaluations), len(space.feasible))
+            progress(len(evaluations) + len(refusals), len(space.feasible))
     ranked = rank(evaluations, study.objective)
     best = ranked[0].metrics[study.objective.name] if ranked and is_answer(ranked[0]) else None
     return SearchResult(
         study=study,
         plans=tuple(ranked),
-        infeasible=space.infeasible,
+        infeasible=(*space.infeasible, *refusals),
         pareto=tuple(pareto_front(ranked)),
         certificate=Certificate(study.objective.name, best, space.n_enumerated, 0, len(ranked)),
         provenance=provenance_of(study),
@@ -133,26 +136,35 @@ def answer_study(
 
 def _evaluate_all(
     study: Study, plans: tuple[Plan, ...], n_jobs: int | None, check: bool, reference: bool
-) -> Iterator[Evaluation]:
+) -> Iterator[Evaluation | Refusal]:
     """Yield the evaluations in the order of `plans`, in this process or in several."""
     if not plans:
         return
-    first = evaluate(study, plans[0], check=check, reference=reference)
+    first = _try(study, plans[0], check, reference)
     yield first
     rest = plans[1:]
     n_cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
     jobs = n_jobs or (n_cores or 1)
-    pays = first.cpu_s * len(rest) * (1 - 1 / jobs) > _WORKER_START_S
+    cpu_s = 0.0 if isinstance(first, Refusal) else first.cpu_s
+    pays = cpu_s * len(rest) * (1 - 1 / jobs) > _WORKER_START_S
     if jobs == 1 or len(rest) < 2 or not (n_jobs or pays):
         for plan in rest:
-            yield evaluate(study, plan, check=check, reference=reference)
+            yield _try(study, plan, check, reference)
         return
     from joblib import Parallel, delayed
 
     results: Iterable[Any] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(evaluate)(study, plan, check=check, reference=reference) for plan in rest
+        delayed(_try)(study, plan, check, reference) for plan in rest
     )
     yield from results
+
+
+def _try(study: Study, plan: Plan, check: bool, reference: bool) -> Evaluation | Refusal:
+    """Return the evaluation of `plan`, or why its engine stopped."""
+    try:
+        return evaluate(study, plan, check=check, reference=reference)
+    except InfeasiblePlanError as error:
+        return Refusal(plan, error.reason)
 
 
 def provenance_of(study: Study) -> Provenance:
@@ -168,7 +180,7 @@ def provenance_of(study: Study) -> Provenance:
         )
         if part.kind == "assumed"
     ]
-    assumed += _of_research(study)
+    assumed += _of_research(study) + _of_speculation(study)
     device = study.cluster.device
     assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
     return Provenance(
@@ -197,8 +209,28 @@ def _of_research(study: Study) -> list[str]:
             f"research policy {scheduler.policy} on the figures of {study.preset.name}, whose engine lacks it: "
             f"{research.source}"
         )
+    if scheduler.preemption == "swap":
+        found.append("swapping: each layer's keys and values of a block are copied in 2 us or more")
     if scheduler.queue_order == "shortest-predicted-first":
         spread = scheduler.prediction_log_sd or 0.0
         predictor = f"log-normal error of spread {spread:g}" if spread else "an exact predictor, which no server has"
         found.append(f"predicted output lengths: {predictor}")
     return found
+
+
+def _of_speculation(study: Study) -> list[str]:
+    """Return what a result with speculation rests on that nobody measured, and what speculation switched off."""
+    speculation = study.scheduler.speculation(f"study {study.name}, table [scheduler]")
+    if speculation is None:
+        return []
+    notes = [
+        f"speculation: {speculation.label}, the study's own figure, independent for each token",
+        f"draft {speculation.draft}: attention over several queries of a sequence is priced as more query heads, "
+        "which no kernel table holds",
+    ]
+    if study.preset.async_scheduling:
+        notes.append(
+            "asynchronous scheduling is off beside speculation: vLLM 0.11 refuses it, 0.12 and 0.13 have it on request "
+            "(https://github.com/vllm-project/vllm/pull/24799 ), which is not simulated yet"
+        )
+    return notes

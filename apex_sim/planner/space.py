@@ -91,6 +91,9 @@ def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precis
         queue_order=scheduler.queue_order,
         prediction_log_sd=scheduler.prediction_log_sd,
         max_num_waiting=scheduler.max_num_waiting,
+        preemption=scheduler.preemption,
+        swap_bytes=scheduler.swap_bytes,
+        speculation=scheduler.speculation(f"study {study.name}, table [scheduler]"),
         where=f"study {study.name}, table [scheduler]",
     )
     settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))

@@ -18,7 +18,9 @@ from apex_sim.metrics.definitions import LATENCIES, METRICS, MetricDefinition
 from apex_sim.metrics.slo import Slo, make_slo
 from apex_sim.model.load import load_model
 from apex_sim.model.model import Model
+from apex_sim.plan.draft import draft_model_of
 from apex_sim.plan.precision import KV_DTYPES, WEIGHT_DTYPES
+from apex_sim.plan.speculation import Speculation, make_speculation
 from apex_sim.preset.load import load_preset
 from apex_sim.preset.preset import Preset
 from apex_sim.workload.load import load_workload
@@ -76,6 +78,17 @@ class SchedulerEntry(StrictModel):
         default=None, ge=0, description="spread of predicted output lengths; 0: exact"
     )
     max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_bytes: float | None = Field(default=None, ge=0, description="host memory for swapped KV, for each device")
+    draft: str | None = Field(default=None, description='what proposes tokens: "mtp", or a model by name or path')
+    n_draft_tokens: int | None = Field(default=None, description="tokens proposed for each sequence and step")
+    acceptance_frac: float | list[float] | None = Field(
+        default=None, description="assumed: how often each is kept, given that those before it were"
+    )
+
+    def speculation(self, where: str) -> Speculation | None:
+        """Return what the draft is, None without one; errors as in `make_speculation`."""
+        return make_speculation(self.draft, self.n_draft_tokens, self.acceptance_frac, where)
 
 
 class StudyFile(StrictModel):
@@ -197,6 +210,7 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
     if not space.weight_dtypes:
         space = space.model_copy(update={"weight_dtypes": [model.weight_dtype]})
     _require_known("weight_dtypes", space.weight_dtypes, WEIGHT_DTYPES, where)
+    _require_draft(file, model, where)
     load = file.load
     workload = load_workload(
         file.workload,
@@ -220,6 +234,21 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
         cost_model=file.cost_model,
         kernel_tables=_kernel_tables(file, where),
     )
+
+
+def _require_draft(file: StudyFile, model: Model, where: str) -> None:
+    """Refuse a draft that cannot propose tokens for `model`, and stages beside one."""
+    speculation = file.scheduler.speculation(f"{where}, table [scheduler]")
+    if speculation is None:
+        return
+    draft_model_of(model, speculation, f"{where}, key 'scheduler.draft'")
+    if (file.space.pp and min(file.space.pp) > 1) or len(file.space.layers) > 1:
+        raise InputError(
+            f"speculation (draft {speculation.draft!r}) with {min(file.space.pp or [len(file.space.layers)])} pipeline "
+            "stages is not simulated yet",
+            where=f"{where}, key 'space.pp'",
+            remedy="use pp = [1] (--pp 1), or leave speculation out",
+        )
 
 
 def _kernel_tables(file: StudyFile, where: str) -> Path | None:

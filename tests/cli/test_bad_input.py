@@ -58,6 +58,41 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "search quickstart --tp 0": ("--tp", "'0' is not a whole number from 1"),
     "search quickstart --tp 1,x": ("--tp", "'x'"),
     "search quickstart --tp 1.5": ("--tp", "'1.5'"),
+    "search quickstart --n-draft-tokens 2": ("without draft and acceptance_frac", "Give draft"),
+    "search quickstart --draft llama-3.2-1b --acceptance 0.8": ("without n_draft_tokens", "Give draft"),
+    "search quickstart --draft llama-3.2-1b --n-draft-tokens 0 --acceptance 0.8": ("n_draft_tokens is 0", "from 1"),
+    "search quickstart --draft llama-3.2-1b --n-draft-tokens 3 --acceptance 0.8,0.7": ("acceptance_frac has 2", "one"),
+    "search quickstart --draft llama-3.2-1b --n-draft-tokens 1 --acceptance 1.2": (
+        "acceptance_frac 1.2",
+        "from 0 to 1",
+    ),
+    "search quickstart --draft llama-3.2-1b --n-draft-tokens 1 --acceptance x": ("--acceptance", "'x'"),
+    "search quickstart --draft mtp --n-draft-tokens 1 --acceptance 0.8": (
+        "llama-3.1-70b",
+        "multi-token",
+        "Name a draft",
+    ),
+    "search quickstart --draft llama-2-70b --n-draft-tokens 1 --acceptance 0.8": ("32000", "128256", "same tokenizer"),
+    "search quickstart --draft nobody --n-draft-tokens 1 --acceptance 0.8": ("unknown model 'nobody'",),
+    "search quickstart --preset vllm-0.6 --draft llama-3.2-1b --n-draft-tokens 1 --acceptance 0.8": (
+        "policy 'prefill-first'",
+        "Use policy unified of preset vllm-1",
+    ),
+    "search quickstart --policy sarathi --draft llama-3.2-1b --n-draft-tokens 1 --acceptance 0.8": (
+        "policy 'sarathi'",
+    ),
+    "search quickstart --pp 2 --draft llama-3.2-1b --n-draft-tokens 1 --acceptance 0.8": (
+        "2 pipeline stages",
+        "--pp 1",
+    ),
+    "search quickstart --async-scheduling --draft llama-3.2-1b --n-draft-tokens 1 --acceptance 0.8": (
+        "async_scheduling = true",
+        "switches it off",
+    ),
+    "search quickstart --model qwen3-next-80b-a3b --draft qwen3-30b-a3b --n-draft-tokens 1 --acceptance 0.8": (
+        "linear attention (qwen3-next-80b-a3b)",
+        "Leave speculation out",
+    ),
     "search quickstart --tp 99999999999": ("--tp", "65536"),
     "search quickstart --rate nan": ("--rate", "'nan' is not a finite number above 0"),
     "search quickstart --rate -1": ("--rate", "'-1'"),

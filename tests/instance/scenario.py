@@ -29,6 +29,7 @@ from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import QUEUE_ORDERS, resolve_settings
 from apex_sim.plan.shape import Shape, balanced_split, tensor_pipeline_stages
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.load import load_preset
 from apex_sim.preset.preset import Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES, WHOLE_PROMPTS
@@ -83,11 +84,13 @@ class Scenario:
 
 
 @cache
-def _step_model(model_name: str, preset_name: str, pp: int) -> StepModel:
+def _step_model(model_name: str, preset_name: str, pp: int, n_draft_tokens: int = 0) -> StepModel:
     model, cluster, preset = load_model(model_name), load_cluster("4xh100-sxm"), load_preset(preset_name)
     settings = replace(
         resolve_settings(preset, cluster.device, LONGEST), max_num_seqs=16, max_num_batched_tokens=2 * LONGEST
     )
+    if n_draft_tokens:  # the model is its own draft; how many tokens are kept changes no cost
+        settings = replace(settings, speculation=Speculation(model_name, n_draft_tokens, (0.0,) * n_draft_tokens))
     shape = Shape(
         "h100-sxm", tensor_pipeline_stages(balanced_split(model.n_layers, pp), 1), Precision(), settings, preset
     )
@@ -110,9 +113,18 @@ def _budget(policy: str, rng: np.random.Generator) -> int:
     return int(rng.choice([720, LONGEST] if policy in WHOLE_PROMPTS else [16, 64, 300, 2 * LONGEST]))
 
 
+def policy_of(seed: int) -> str:
+    """Return the policy of scenario `seed`, without drawing the rest."""
+    return _policy(np.random.default_rng(seed)).removesuffix("-async")
+
+
+def _policy(rng: np.random.Generator) -> str:
+    return str(rng.choice(NAMES))
+
+
 def draw(rng: np.random.Generator) -> Scenario:
     """Return a random scenario; small pools make about a third of them preempt."""
-    policy = str(rng.choice(NAMES))
+    policy = _policy(rng)
     is_async, policy = policy.endswith("async"), policy.removesuffix("-async")
     pp = 1 if is_async else int(rng.choice([1, 1, 2, 3]))
     model_name = str(rng.choice(["llama-3.2-1b", "gpt-oss-20b"]))
@@ -131,6 +143,8 @@ def draw(rng: np.random.Generator) -> Scenario:
         prediction_log_sd=float(rng.choice([0.0, 0.7])),
         max_num_waiting=int(rng.integers(1, 12)) if rng.random() < 0.2 else None,
     )
+    if policy == "prefill-first" and rng.random() < 0.6:
+        settings = replace(settings, preemption="swap", max_num_seqs=16, max_num_batched_tokens=2 * LONGEST)
     preset = step_model.shape.preset
     host = replace(
         preset.host,
@@ -154,14 +168,28 @@ def draw(rng: np.random.Generator) -> Scenario:
             int(rng.choice([16, 64, 300])),
         )
         shape = replace(shape, scheduler=replace(shape.scheduler, reservation=rule))
+    if policy == "unified" and pp == 1:
+        shape, step_model = _with_speculation(shape, step_model, model_name, rng.spawn(1)[0])
     layout = KvLayout(block_size, 1, windows)
     least = layout.blocks_for(LONGEST)
-    n_blocks = shape.n_queues * int(least * rng.choice([1.1, 1.5, 2.0, 8.0]) + 8)
+    n_blocks = shape.n_queues * int(least * (rng.choice([1.1, 1.5, 2.0, 8.0]) if not settings.swaps else 1.1) + 8)
     workload = _workload(rng)
     dp, router = int(rng.choice([1, 1, 2, 3])), str(rng.choice(["round-robin", "least-outstanding"]))
-    memory = Memory((), layout, n_blocks)
+    memory = Memory((), layout, n_blocks, 100_000 if settings.swaps else 0)
     scenario = Scenario(shape, replace(step_model, shape=shape), memory, dp, router, workload)
     return scenario if compiled_way(scenario.plan(), workload) else replace(scenario, dp=1)
+
+
+def _with_speculation(
+    shape: Shape, step_model: StepModel, model_name: str, rng: np.random.Generator
+) -> tuple[Shape, StepModel]:
+    """Return the shape, most of the time with a draft, and the costs of that; draws of its own change no others."""
+    if rng.random() < 0.3:
+        return shape, step_model
+    n = int(rng.integers(1, 5))
+    kept = tuple(rng.choice([0.0, 0.3, 0.7, 0.9, 1.0], n).tolist())
+    settings = replace(shape.scheduler, speculation=Speculation(model_name, n, kept), async_scheduling=False)
+    return replace(shape, scheduler=settings), _step_model(model_name, shape.preset.name, 1, n)
 
 
 def with_tie(scenario: Scenario) -> Scenario:
@@ -280,14 +308,28 @@ def compare(seed: int) -> tuple[list[str], Counter[str]]:
             "closed loop": int(scenario.workload.load.kind == "closed"),
             "dependent closed loop": int(depends and scenario.workload.load.kind == "closed"),
             "least-outstanding": int(depends and scenario.router == "least-outstanding"),
+            "swapping": int(settings.swaps and reference.requests.n_preemptions.any()),
             "preemption": int(reference.requests.n_preemptions.any()),
             "prefix hits": int(reference.requests.cached_tokens.any()),
             "rejection": int(len(reference.requests.reasons) > 0),
             "windows": int(len(scenario.step_model.windows) > 1),
+            **_with_drafts(scenario, reference),
             "steps": sum(instance.steps.n_steps for instance in reference.instances),
         }
     )
     return differences(reference, compiled), holds
+
+
+def _with_drafts(scenario: Scenario, run: FleetRun) -> dict[str, int]:
+    """Return what a scenario with speculation holds."""
+    drafts = int(scenario.shape.scheduler.speculation is not None)
+    return {
+        "speculation": drafts,
+        "speculation and preemption": int(drafts and run.requests.n_preemptions.any()),
+        "speculation and prefix hits": int(drafts and run.requests.cached_tokens.any()),
+        "speculation in a closed loop": int(drafts and scenario.workload.load.kind == "closed"),
+        "speculation on several instances": int(drafts and scenario.dp > 1),
+    }
 
 
 def main() -> int:

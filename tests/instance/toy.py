@@ -31,6 +31,7 @@ from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.shape import SchedulerSettings, Shape, tensor_pipeline_stages
+from apex_sim.plan.speculation import Speculation
 from apex_sim.preset.load import load_preset
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.load_form import LoadForm
@@ -62,6 +63,7 @@ class Engine:
     watermark_frac: float | None = None
     queue_order: str = "fcfs"
     max_num_waiting: int | None = None
+    speculation: Speculation | None = None
 
 
 def flat(seconds: float = 1.0) -> StepTime:
@@ -122,6 +124,7 @@ def toy_shape(engine: Engine) -> Shape:
         reservation=preset.reservation,
         queue_order=engine.queue_order,
         max_num_waiting=engine.max_num_waiting,
+        speculation=engine.speculation,
     )
     stages = tensor_pipeline_stages((1,) * engine.pp, 1)
     return Shape("toy", stages, Precision(), settings, replace(preset, host=host, watermark_frac=watermark))
@@ -134,7 +137,7 @@ def toy_parts(engine: Engine, step_time: StepTime) -> tuple[Shape, Memory, StepM
     stage = ToyStage(
         nothing,
         _no_operators(1),
-        _no_operators(engine.max_num_seqs + 1),
+        _no_operators(engine.max_num_seqs * (1 + shape.scheduler.n_draft_tokens) + 1),
         (),
         PowerModel(idle_w=10.0, max_w=100.0),
         nothing,
@@ -289,6 +292,7 @@ def end_step(entries: list[Entry]) -> None:
         if entry.samples:
             entry.sequence.n_pending -= 1
             entry.sequence.n_generated += 1
+            entry.sequence.n_computed -= entry.n_drafts
 
 
 def shares(entries: list[Entry]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s, price_line
 from apex_sim.cost.step_price import price_step
 from apex_sim.instance.kernel.record import is_sampled
+from apex_sim.instance.kernel.speculation import draft_cost
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -21,6 +22,7 @@ def send_batch(state: State, queue: int) -> None:
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
     _sum_up(state, queue)
     is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0
+    is_line = is_line and record["n_copied"] == 0 and engine["n_draft_tokens"] == 0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
     for index in range(n_entries):
         state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
@@ -30,7 +32,7 @@ def send_batch(state: State, queue: int) -> None:
     if not is_line:
         record["n_same"] = 0
         engine["line_steps"] = 0
-        end_s = _through_stages(state, record["decided_s"], engine["now_s"])
+        end_s = _through_stages(state, queue, record["decided_s"], engine["now_s"])
     else:
         end_s = _along_line(state, queue)
     state.flight_ends_s[queue, slot] = end_s
@@ -119,13 +121,32 @@ def _price(state: State, stage: int) -> tuple[float, float]:
 
 
 @inner
-def _through_stages(state: State, decided_s: float, ready_s: float) -> float:
-    """Send a batch through all stages, each as soon as it is free; return the end."""
+def _through_stages(state: State, queue: int, decided_s: float, ready_s: float) -> float:
+    """Send a batch through all stages, each as soon as it is free, copies before, a draft after; return the end."""
     arrives_s = ready_s
     for stage in range(len(state.stages)):
         device_s, _ = _price(state, stage)
+        if state.queues[queue]["n_copied"] > 0:
+            device_s += _copy(state, stage, int(state.queues[queue]["n_copied"]))
+        if state.engine[0]["n_draft_tokens"] > 0:
+            draft_s, draft_j = draft_cost(state, queue)
+            state.stages[stage]["busy_s"] += draft_s
+            state.stages[stage]["draft_s"] += draft_s
+            state.stages[stage]["dynamic_j"] += draft_j
+            device_s += draft_s
         arrives_s = _occupy(state, stage, decided_s, arrives_s, device_s)
     return arrives_s
+
+
+@inner
+def _copy(state: State, stage: int, n_blocks: int) -> float:
+    """Count the copies of blocks to or from the host that precede a step; return how long they take."""
+    record = state.stages[stage]
+    copy_s = float(n_blocks * state.numbers[record["numbers_at"] + of.SWAP_BLOCK_S])
+    record["swap_s"] += copy_s
+    record["busy_s"] += copy_s
+    record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * copy_s
+    return copy_s
 
 
 @inner

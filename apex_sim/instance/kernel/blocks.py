@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from apex_sim.instance.kernel.holes import free_hole, take_hole
 from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
-from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.state import NOWHERE, State
 from apex_sim.machine_code import inner
 
 
@@ -64,9 +65,14 @@ def admit(state: State, queue: int, request: int, n_cached: int, n_tokens: int) 
 
 @inner
 def reserve(state: State, queue: int, request: int) -> bool:
-    """Give a request the blocks for the longest answer that it may get; False, and no change, without them."""
+    """Give a request, in one piece, the blocks for its longest answer; False, and no change, if no hole holds them."""
     record = state.requests[request]
-    return grow(state, queue, request, int(record["prompt"] + record["limit"]))
+    n_tokens = int(record["prompt"] + record["limit"])
+    place = take_hole(state, queue, blocks_for(state, n_tokens))
+    if place < 0:
+        return False
+    record["place"] = place
+    return grow(state, queue, request, n_tokens)
 
 
 @inner
@@ -83,6 +89,9 @@ def release(state: State, queue: int, request: int) -> None:
         state.queues[queue]["n_free"] += release_units(state, request)
     else:
         state.queues[queue]["n_free"] += state.requests[request]["blocks"]
+        if state.requests[request]["place"] >= 0:
+            free_hole(state, queue, int(state.requests[request]["place"]), int(state.requests[request]["blocks"]))
+            state.requests[request]["place"] = NOWHERE
     state.requests[request]["blocks"] = state.requests[request]["room"] = 0
 
 
@@ -91,6 +100,7 @@ def preempt(state: State, queue: int, request: int) -> None:
     """Take a request off its blocks for recomputation, and put it before all that wait, or where it belongs."""
     release(state, queue, request)
     state.requests[request]["computed"] = 0
+    state.requests[request]["drafts"] = 0
     state.requests[request]["preemptions"] += 1
     if state.engine[0]["is_sorted"] == 1:
         put_in_place(state, queue, request)
@@ -156,7 +166,7 @@ def is_decoding(state: State, request: int) -> bool:
 def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     """Hand `n_new` tokens of a request to the step being built; as `scheduler_queue.schedule_tokens`."""
     record, uncomputed = state.requests[request], n_uncomputed(state, request)
-    samples = 1 if n_new == uncomputed else 0
+    samples = max(0, n_new - uncomputed + 1)
     entry = state.entries[queue, state.queues[queue]["n_entries"]]
     entry["request"] = request
     entry["past"] = record["computed"]
@@ -164,7 +174,7 @@ def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     entry["samples"] = samples
     entry["decodes"] = 1 if uncomputed == 1 and record["computed"] >= record["prompt"] else 0
     record["computed"] += n_new
-    record["pending"] += samples
+    record["pending"] += min(samples, 1)
     state.queues[queue]["n_entries"] += 1
 
 

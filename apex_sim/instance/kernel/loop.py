@@ -14,6 +14,7 @@ from apex_sim.instance.kernel.blocks import leave, push_back, release
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.record import count_gap, note_queues
+from apex_sim.instance.kernel.speculation import take_in_drafts
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -135,7 +136,8 @@ def _least_loaded(state: State) -> int:
 
 @inner
 def _n_unfinished(state: State, queue: int) -> int:
-    return int(state.queues[queue]["n_waiting"] + state.queues[queue]["n_running"])
+    record = state.queues[queue]
+    return int(record["n_waiting"] + record["n_running"] + record["n_swapped"])
 
 
 @inner
@@ -219,6 +221,7 @@ def _take_in(state: State, queue: int) -> None:
     """Deliver the tokens of the batch that has ended and let finished requests go."""
     engine, slot = state.engine[0], state.queues[queue]["taking"]
     now_s, n_samples, since_s, n_gaps = engine["now_s"], 0, np.nan, 0
+    speculates = engine["n_draft_tokens"] > 0
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         n_samples += entry["samples"]
@@ -231,7 +234,7 @@ def _take_in(state: State, queue: int) -> None:
         if entry["samples"] == 0 or request["status"] != 2:
             continue
         request["pending"] -= 1
-        request["generated"] += 1
+        request["generated"] += take_in_drafts(state, entry["request"], entry["samples"] - 1) if speculates else 1
         if request["generated"] == 1:
             request["first_s"] = now_s
         elif request["last_s"] == since_s:

@@ -66,7 +66,7 @@ def withdraw(state: State, queue: int, request: int) -> int:
     if place == n_entries:
         return 0
     n_new = int(entries[queue, place]["n_new"])
-    state.requests[request]["pending"] -= entries[queue, place]["samples"]
+    state.requests[request]["pending"] -= min(entries[queue, place]["samples"], 1)
     for index in range(place, n_entries - 1):
         entries[queue, index] = entries[queue, index + 1]
     record["n_entries"] -= 1

@@ -10,12 +10,12 @@ from apex_sim.instance.kernel.blocks import (
     n_tokens_of,
     n_uncomputed,
     pop_front,
-    preempt,
     reject_head,
     schedule_tokens,
 )
 from apex_sim.instance.kernel.loop import hand_over, until_decision
 from apex_sim.instance.kernel.state import State
+from apex_sim.instance.kernel.swap import swap_in, take_off
 from apex_sim.machine_code import compiled, inner
 
 
@@ -34,13 +34,15 @@ def advance_prefill_first(state: State) -> None:
 @inner
 def _decide(state: State, queue: int) -> None:
     record = state.queues[queue]
-    n_rejected = _admit_prompts(state, queue)
-    record["is_steady"] = 0
+    n_rejected = _admit_prompts(state, queue) if record["n_swapped"] == 0 else 0
+    record["is_steady"] = record["n_copied"] = 0
     if record["n_entries"] == 0:
         n_before = record["n_running"]
         _decode_all(state, queue)
-        if n_rejected == 0 and record["n_running"] == n_before:
-            record["is_steady"] = 1
+        if record["n_running"] == n_before:
+            n_rejected += swap_in(state, queue)
+            if n_rejected == 0 and record["n_swapped"] == 0 and record["n_copied"] == 0:
+                record["is_steady"] = 1
 
 
 @inner
@@ -105,8 +107,8 @@ def make_room(state: State, queue: int, request: int, first: int, last: int) -> 
     """
     while state.queues[queue]["n_free"] < 1 or not grow(state, queue, request, n_tokens_of(state, request)):
         if last == first:
-            preempt(state, queue, request)
+            take_off(state, queue, request)
             return first - 1
         last -= 1
-        preempt(state, queue, state.running[queue, last])
+        take_off(state, queue, int(state.running[queue, last]))
     return last

@@ -63,7 +63,7 @@ def note_queues(state: State) -> None:
     engine, n_waiting, n_running, n_used = state.engine[0], 0, 0, 0
     for queue in range(len(state.queues)):
         record = state.queues[queue]
-        n_waiting += record["n_waiting"]
+        n_waiting += record["n_waiting"] + record["n_swapped"]
         n_running += record["n_running"]
         n_used += record["n_blocks"] - record["n_free"]
     engine["n_waiting"], engine["n_running"], engine["n_blocks_used"] = n_waiting, n_running, n_used

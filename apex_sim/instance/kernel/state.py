@@ -13,7 +13,9 @@ from apex_sim.cost.step_tables import Ints
 Records = NDArray[Any]
 
 #: One request: what the scheduler knows of it (as in `Sequence`), its actual output length, and when things happened.
-#: `room` is how many tokens its blocks are sure to hold.
+#: `room` is how many tokens its blocks are sure to hold, `place` where they begin if they were reserved in one piece,
+#: `on_host` how many blocks of it were swapped out, `number` the fleet's number of it, `drafts` how many tokens are
+#: proposed to follow.
 REQUEST: Final = np.dtype(
     [
         ("prompt", np.int64),
@@ -25,9 +27,13 @@ REQUEST: Final = np.dtype(
         ("pending", np.int64),
         ("blocks", np.int64),
         ("room", np.int64),
+        ("number", np.int64),
+        ("drafts", np.int64),
         ("preemptions", np.int64),
         ("seen", np.int64),
         ("cached", np.int64),
+        ("place", np.int64),
+        ("on_host", np.int64),
         ("status", np.int64),
         ("reason", np.int64),
         ("arrival_s", np.float64),
@@ -44,8 +50,8 @@ REQUEST: Final = np.dtype(
 UNIT: Final = np.dtype([("references", np.int64), ("before", np.int64), ("after", np.int64), ("n_blocks", np.int64)])
 
 #: One scheduler queue with its loop.  `n_left_waiting` is how many the last decision left waiting, `n_same` counts the
-#: batches handed over in a row that held the same decodes.  From `under_way` (the request under way plus one, or 0) on
-#: they are those of `Admission`.
+#: batches handed over in a row that held the same decodes, `n_copied` the blocks that the decision moves to or from the
+#: host.  From `under_way` (the request under way plus one, or 0) on they are those of `Admission`.
 QUEUE: Final = np.dtype(
     [
         ("phase", np.int64),
@@ -66,6 +72,10 @@ QUEUE: Final = np.dtype(
         ("n_same", np.int64),
         ("decided_s", np.float64),
         ("host_s", np.float64),
+        ("n_holes", np.int64),
+        ("n_swapped", np.int64),
+        ("n_host_free", np.int64),
+        ("n_copied", np.int64),
         ("under_way", np.int64),
         ("is_full", np.int64),
         ("n_seats", np.int64),
@@ -109,7 +119,11 @@ ENGINE: Final = np.dtype(
         ("depth", np.int64),
         ("runs_ahead", np.int64),
         ("is_sorted", np.int64),
+        ("swaps", np.int64),
         ("most_waiting", np.int64),
+        ("n_draft_tokens", np.int64),
+        ("n_draft_passes", np.float64),
+        ("seed", np.int64),
         ("concurrent", np.int64),
         ("host_step_s", np.float64),
         ("host_sequence_s", np.float64),
@@ -168,16 +182,21 @@ STAGE: Final = np.dtype(
         ("host_s", np.float64),
         ("launch_s", np.float64),
         ("slowdown_s", np.float64),
+        ("swap_s", np.float64),
+        ("draft_s", np.float64),
         ("dynamic_j", np.float64),
         ("outside_s", np.float64),
         ("n_steps", np.int64),
     ]
 )
 
-#: One sequence's share of a step, as in `Entry`.
+#: One sequence's share of a step, as in `Entry`; `samples` counts the tokens that the head computes.
 ENTRY: Final = np.dtype(
     [("request", np.int64), ("past", np.int64), ("n_new", np.int64), ("samples", np.int64), ("decodes", np.int64)]
 )
+
+#: The `place` of a request whose blocks are not in one piece.
+NOWHERE: Final = -1
 
 #: Phases of a queue's loop.
 IDLE: Final = 0
@@ -189,9 +208,10 @@ WAITS_FOR_END: Final = 3
 PROMPT_EXCEEDS_BUDGET: Final = 1
 PROMPT_EXCEEDS_POOL: Final = 2
 TOO_MANY_WAIT: Final = 3
+CANNOT_SWAP_IN: Final = 4
 STUCK: Final = 1
 NO_PROGRESS: Final = 2
-ILLEGAL_BLOCKS: Final = 3
+SWAP_SPACE_FULL: Final = 3
 
 
 class State(NamedTuple):
@@ -219,6 +239,11 @@ class State(NamedTuple):
     units : records of all prompts' units, and behind them of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
+    holes : (queues, holes, 2): place and size of each hole between reservations.
+    swapped : (queues, sequences): requests whose blocks lie in the host's memory, first out first.
+    acceptance_frac : for each draft token, how often it is kept.
+    first_numbers, first_layout, next_numbers, next_layout : tables of a draft, as in `DraftCost`.
+    draft_sums, draft_attention_s : scratch for its price.
     """
 
     requests: Records
@@ -256,3 +281,12 @@ class State(NamedTuple):
     unit_first: Ints
     unit_held: Ints
     reserve: Records
+    holes: Ints
+    swapped: Ints
+    acceptance_frac: Floats
+    first_numbers: Floats
+    first_layout: Ints
+    next_numbers: Floats
+    next_layout: Ints
+    draft_sums: Floats
+    draft_attention_s: Floats

@@ -25,21 +25,26 @@ def advance_unified(state: State) -> None:
 def decide(state: State, queue: int) -> None:
     """Build the next batch."""
     record, running, requests = state.queues[queue], state.running, state.requests
-    budget = state.engine[0]["budget"]
-    n_before = record["n_running"]
+    budget, n_drafts = state.engine[0]["budget"], state.engine[0]["n_draft_tokens"]
+    most_tokens, n_before = state.engine[0]["max_model_len"], record["n_running"]
     index = 0
     while index < record["n_running"] and budget > 0:
         request = running[queue, index]
-        n_new = min(_schedulable(state, request), budget)
+        n_new, computed = min(_schedulable(state, request), budget), requests[request]["computed"]
+        if n_drafts > 0:
+            n_new = min(n_new + requests[request]["drafts"], budget, most_tokens - 1 - computed)
         index += 1
         if n_new == 0:
             continue
-        fits, n_withdrawn, n_returned = _make_room(state, queue, request, requests[request]["computed"] + n_new)
+        n_ahead = min(computed + n_new + n_drafts, most_tokens)
+        fits, n_withdrawn, n_returned = _make_room(state, queue, request, n_ahead)
         budget += n_returned
         index -= n_withdrawn
         if not fits:
             break
         schedule_tokens(state, queue, request, n_new)
+        if n_drafts > 0:
+            requests[request]["drafts"] = 0
         remember(state, request)
         budget -= n_new
     if record["n_running"] == n_before:

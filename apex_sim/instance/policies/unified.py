@@ -3,6 +3,10 @@
 Rules of vLLM 0.13.0, vllm/v1/core/sched/scheduler.py `schedule`: no difference between prefill and decode, blocks as
 tokens are scheduled, the youngest running sequence is preempted, and nobody is admitted in a step that preempted.
 What is cached of a waiting prompt costs neither tokens of the budget nor, as long as others hold it, blocks.
+
+With speculation a running sequence computes its draft tokens as well, as far as budget and `max_model_len` - 1 go, and
+has blocks for as many more, where the draft writes the next ones' keys (num_lookahead_tokens there).  A prompt has no
+drafts before its first token, and looks ahead from its second step on.
 """
 
 from __future__ import annotations
@@ -13,17 +17,21 @@ from apex_sim.instance.sequence import Entry, Sequence
 
 def schedule_unified(queue: SchedulerQueue) -> list[Entry]:
     """Return the next batch."""
-    budget = queue.settings.max_num_batched_tokens
+    settings = queue.settings
+    budget = settings.max_num_batched_tokens
     batch: list[Entry] = []
     n_running_before = len(queue.running)
     index = 0
     while index < len(queue.running) and budget:
         sequence = queue.running[index]
         n_new = min(_schedulable(sequence), budget)
+        if sequence.n_drafts:
+            n_new = min(n_new + sequence.n_drafts, budget, settings.max_model_len - 1 - sequence.n_computed)
         index += 1
         if not n_new:
             continue
-        fits, withdrawn = _make_room(queue, sequence, sequence.n_computed + n_new, batch)
+        n_ahead = min(sequence.n_computed + n_new + settings.n_draft_tokens, settings.max_model_len)
+        fits, withdrawn = _make_room(queue, sequence, n_ahead, batch)
         budget += sum(entry.n_new for entry in withdrawn)
         index -= len(withdrawn)
         if not fits:
