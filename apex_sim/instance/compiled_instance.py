@@ -161,7 +161,8 @@ def start(
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
-    state.engine[0]["varies"] = int(any(stage.spread_s is not None for stage in step_model.stages))
+    varies = any(stage.spread_s is not None for stage in step_model.stages)
+    state.engine[0]["has_lines"] = int(n_stages == 1 and shape.attention_dp == 1 and not varies)
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
         queue["n_watermark"] = int(preset.watermark_frac * (memory.n_blocks // n_queues))

@@ -242,7 +242,7 @@ RULES = {
         'most = max(most, state.queues[queue + rank]["n_entries"])',
         'most = max(1, state.queues[queue]["n_entries"])',
     ),
-    "attention DP: a step waits for the slowest rank": ("ranks.py", "if spent_s > longest_s:", "if rank == 0:"),
+    "attention DP: a step waits for the slowest rank": ("ranks.py", "if rank_s > longest_s:", "if rank == 0:"),
     "attention DP: in a graph all ranks are padded to the largest": (
         "ranks.py",
         "n_own * n_ranks if in_graph else",
@@ -250,7 +250,7 @@ RULES = {
     ),
     "attention DP: a rank without work brings a dummy batch": (
         "ranks.py",
-        "n_joint += n_own if n_own > 0 else n_dummy",
+        "n_joint += n_own if n_own > 0 else layout[of.DUMMY_TOKENS]",
         "n_joint += n_own",
     ),
     "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),
