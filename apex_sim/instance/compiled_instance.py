@@ -177,7 +177,9 @@ def start(
     requests["place"] = at.NOWHERE
     state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
     point_at_draft(state.engine[0], step_model)
-    state.engine[0]["varies"] = int(any(stage.spread_s is not None for stage in step_model.stages))
+    varies = any(stage.spread_s is not None for stage in step_model.stages)
+    is_plain = shape.attention_dp == 1 and not varies and not settings.speculation
+    state.engine[0]["has_lines"] = int(n_stages == 1 and is_plain)
     for queue in state.queues:
         queue["n_blocks"] = queue["n_free"] = memory.n_blocks // n_queues
         queue["n_host_free"] = memory.n_host_blocks // n_queues

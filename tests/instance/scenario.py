@@ -269,7 +269,7 @@ def _workload(rng: np.random.Generator) -> Workload:
     )
     kind: Any = form if form in ("offline", "closed") else "trace"
     concurrency = int(rng.integers(1, 12)) if form == "closed" else None
-    return Workload("random", requests, LoadForm(kind, concurrency), None, None, (), True, "none")
+    return Workload("random", requests, LoadForm(kind, concurrency), None, 7, (), True, "none")
 
 
 def _prefixes(rng: np.random.Generator, prompts: list[int]) -> list[tuple[int, ...]]:

@@ -119,7 +119,7 @@ RULES = {
         'request = int(state.swapped[queue, record["n_swapped"] - 1])',
     ),
     "nobody is admitted while anybody is swapped out": ("prefill_first.py", 'if record["n_swapped"] == 0 else 0', ""),
-    "blocks are copied before the step": ("batch.py", "device_s += _copy(", "_copy("),
+    "blocks are copied before the step": ("batch.py", "device_s += copy_s", "pass"),
     "neighbouring holes become one": ("holes.py", "holes[queue, index - 1, 1] == place:", "holes[queue, 0, 1] < 0:"),
     "a reservation takes the first hole": ("holes.py", "if holes[queue, index, 1] < n_blocks:", "if index == 0:"),
     "the step budget is spent once": ("unified.py", "        budget -= n_new\n    if", "    if"),
@@ -286,7 +286,7 @@ RULES = {
         'most = max(most, state.queues[queue + rank]["n_entries"])',
         'most = max(1, state.queues[queue]["n_entries"])',
     ),
-    "attention DP: a step waits for the slowest rank": ("ranks.py", "if spent_s > longest_s:", "if rank == 0:"),
+    "attention DP: a step waits for the slowest rank": ("ranks.py", "if rank_s > longest_s:", "if rank == 0:"),
     "attention DP: in a graph all ranks are padded to the largest": (
         "ranks.py",
         "n_own * n_ranks if in_graph else",
@@ -294,7 +294,7 @@ RULES = {
     ),
     "attention DP: a rank without work brings a dummy batch": (
         "ranks.py",
-        "n_joint += n_own if n_own > 0 else n_dummy",
+        "n_joint += n_own if n_own > 0 else layout[of.DUMMY_TOKENS]",
         "n_joint += n_own",
     ),
     "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.decode_line import line_s, price_line
+from apex_sim.cost.look_up import locate
 from apex_sim.cost.step_price import price_step
 from apex_sim.draw import EXPERTS, normal
+from apex_sim.instance.kernel.ranks import price_together
 from apex_sim.instance.kernel.record import is_sampled
 from apex_sim.instance.kernel.speculation import draft_cost
 from apex_sim.instance.kernel.state import State
@@ -19,23 +21,31 @@ _NO_LIMIT = 1e18
 def send_batch(state: State, queue: int) -> None:
     """Send the batch that was decided through all stages, and keep it in flight."""
     engine, record = state.engine[0], state.queues[queue]
-    n_entries = record["n_entries"]
     slot = (record["first_flight"] + record["n_flight"]) % state.flights.shape[1]
-    sum_up(state, queue)
-    is_line = len(state.stages) == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and record["n_copied"] == 0
-    is_line = is_line and engine["n_draft_tokens"] == 0 and engine["varies"] == 0
+    for rank in range(queue, queue + engine["n_ranks"]):
+        _sum_up(state, rank)
+        for field in range(len(state.sums) if engine["n_ranks"] > 1 else 0):
+            state.rank_sums[rank, field] = state.sums[field]
+    is_line = engine["has_lines"] == 1 and state.sums[of.N_PREFILL_TOKENS] == 0.0 and record["n_copied"] == 0
     record["n_same"] = record["n_same"] + 1 if is_line and _is_same(state, queue, slot) else 1
-    for index in range(n_entries):
-        state.flights[queue, slot, index]["request"] = state.entries[queue, index]["request"]
-        state.flights[queue, slot, index]["samples"] = state.entries[queue, index]["samples"]
-    state.flight_sizes[queue, slot] = n_entries
+    for rank in range(queue, queue + engine["n_ranks"]):
+        n_entries = state.queues[rank]["n_entries"]
+        for index in range(n_entries):
+            state.flights[rank, slot, index]["request"] = state.entries[rank, index]["request"]
+            state.flights[rank, slot, index]["samples"] = state.entries[rank, index]["samples"]
+        state.flight_sizes[rank, slot] = n_entries
     record["n_flight"] += 1
     if not is_line:
         record["n_same"] = 0
         engine["line_steps"] = 0
-        end_s = _through_stages(state, queue, record["decided_s"], engine["now_s"])
-    else:
-        end_s = _along_line(state, queue)
+    end_s = engine["now_s"]
+    for stage in range(len(state.stages)):
+        device_s, dynamic_j = _price(state, stage)
+        if is_line:
+            end_s = _along_line(state, queue, device_s, dynamic_j)
+        else:
+            device_s = _beside(state, queue, stage, device_s)
+            end_s = _occupy(state, stage, record["decided_s"], end_s, device_s)
     state.flight_ends_s[queue, slot] = end_s
     if is_sampled(state, len(state.engine)):
         sample_step(state, queue, end_s)
@@ -55,7 +65,7 @@ def _is_same(state: State, queue: int, slot: int) -> bool:
 
 
 @inner
-def sum_up(state: State, queue: int) -> None:
+def _sum_up(state: State, queue: int) -> None:
     """Sum up the batch as `StepBatch` does."""
     sums, growing, room, windows = state.sums, state.growing, state.room, state.windows
     sums[:] = 0.0
@@ -92,7 +102,7 @@ def sum_up(state: State, queue: int) -> None:
 
 
 @inner
-def drawn_imbalance(state: State, stage: int, knot: int, fraction: float) -> float:
+def _drawn_imbalance(state: State, stage: int, knot: int, fraction: float) -> float:
     """Return how much longer than usual the experts take in a stage's next step, at this place of their table."""
     engine, record = state.engine[0], state.stages[stage]
     deviation = normal(engine["seed"], record["n_steps"], engine["place"], EXPERTS + stage)
@@ -108,15 +118,27 @@ def _price(state: State, stage: int) -> tuple[float, float]:
     record = state.stages[stage]
     numbers = state.numbers[record["numbers_at"] : record["numbers_end"]]
     layout = state.layout[record["layout_at"] : record["layout_end"]]
-    price_s = state.price_s
-    device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
-        numbers, layout, state.sums, price_s
-    )
-    if state.engine[0]["varies"] == 1 and layout[of.SPREAD_AT] > 0:
-        imbalance_s = drawn_imbalance(state, stage, knot, fraction)
+    engine, price_s = state.engine[0], state.price_s
+    if engine["n_ranks"] > 1:
+        device_s, dynamic_j, launch_s, slowdown_s, outside_s, n_own, n_joint = price_together(
+            numbers, layout, state.rank_sums, state.most, state.sums, state.line, price_s
+        )
+        knot, fraction = locate(n_joint)
+        state.joint_visits[stage, knot] += 1.0 - fraction
+        if fraction > 0.0:
+            state.joint_visits[stage, knot + 1] += fraction
+    else:
+        device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
+            numbers, layout, state.sums, price_s
+        )
+        n_own = 0
+    if layout[of.SPREAD_AT] > 0:
+        imbalance_s = _drawn_imbalance(state, stage, knot, fraction)
         device_s += imbalance_s
         dynamic_j += numbers[of.ACTIVE_W] * imbalance_s
         record["imbalance_s"] += imbalance_s
+    if n_own > 0:
+        knot, fraction = locate(n_own)
     record["n_steps"] += 1
     record["busy_s"] += device_s
     record["launch_s"] += launch_s
@@ -130,43 +152,32 @@ def _price(state: State, stage: int) -> tuple[float, float]:
     for group in range(layout[of.N_GROUPS]):
         state.attention_s[stage, 0, group] += price_s[0, group]
         state.attention_s[stage, 1, group] += price_s[1, group]
-    engine = state.engine[0]
     engine["knot"], engine["fraction"] = knot, fraction
     engine["launch_s"], engine["outside_s"] = launch_s, outside_s
     return device_s, dynamic_j
 
 
 @inner
-def _through_stages(state: State, queue: int, decided_s: float, ready_s: float) -> float:
-    """Send a batch through all stages, each as soon as it is free, copies before, a draft after; return the end."""
-    arrives_s = ready_s
-    for stage in range(len(state.stages)):
-        device_s, _ = _price(state, stage)
-        if state.queues[queue]["n_copied"] > 0:
-            device_s += _copy(state, stage, int(state.queues[queue]["n_copied"]))
-        if state.engine[0]["n_draft_tokens"] > 0:
-            draft_s, draft_j = draft_cost(state, queue)
-            state.stages[stage]["busy_s"] += draft_s
-            state.stages[stage]["draft_s"] += draft_s
-            state.stages[stage]["dynamic_j"] += draft_j
-            device_s += draft_s
-        arrives_s = occupy(state, stage, decided_s, arrives_s, device_s)
-    return arrives_s
+def _beside(state: State, queue: int, stage: int, device_s: float) -> float:
+    """Return how long a step takes with copies of KV blocks before it and a draft after it, and count these."""
+    record, n_copied = state.stages[stage], state.queues[queue]["n_copied"]
+    if n_copied > 0:
+        copy_s = n_copied * state.numbers[record["numbers_at"] + of.SWAP_BLOCK_S]
+        record["swap_s"] += copy_s
+        record["busy_s"] += copy_s
+        record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * copy_s
+        device_s += copy_s
+    if state.engine[0]["n_draft_tokens"] > 0:
+        draft_s, draft_j = draft_cost(state, queue)
+        record["draft_s"] += draft_s
+        record["busy_s"] += draft_s
+        record["dynamic_j"] += draft_j
+        device_s += draft_s
+    return device_s
 
 
 @inner
-def _copy(state: State, stage: int, n_blocks: int) -> float:
-    """Count the copies of blocks to or from the host that precede a step; return how long they take."""
-    record = state.stages[stage]
-    copy_s = float(n_blocks * state.numbers[record["numbers_at"] + of.SWAP_BLOCK_S])
-    record["swap_s"] += copy_s
-    record["busy_s"] += copy_s
-    record["dynamic_j"] += state.numbers[record["numbers_at"] + of.ACTIVE_W] * copy_s
-    return copy_s
-
-
-@inner
-def occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
+def _occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_s: float) -> float:
     """Let a stage work from when it is free; count waiting and exposed host time; return the end."""
     record = state.stages[stage]
     begin_s = max(arrives_s, record["free_s"])
@@ -180,13 +191,12 @@ def occupy(state: State, stage: int, decided_s: float, arrives_s: float, device_
 
 
 @inner
-def _along_line(state: State, queue: int) -> float:
+def _along_line(state: State, queue: int, device_s: float, first_j: float) -> float:
     """Run a decode batch on a single stage: a new line, or another step of the one that runs."""
     engine, record, stage = state.engine[0], state.queues[queue], state.stages[0]
     only = len(state.stages) - 1
     sequential = engine["depth"] == 1
     follows = record["decided_s"] == stage["free_s"] if sequential else engine["now_s"] <= stage["free_s"]
-    device_s, first_j = _price(state, only)
     if record["n_same"] <= 1 or not follows or engine["line_done"] >= engine["line_steps"]:
         numbers = state.numbers[stage["numbers_at"] : stage["numbers_end"]]
         layout = state.layout[stage["layout_at"] : stage["layout_end"]]
@@ -204,7 +214,7 @@ def _along_line(state: State, queue: int) -> float:
         for group in range(state.line.shape[1]):
             state.line[0, group] = state.price_s[1, group]
     engine["line_done"] += 1
-    occupy(state, only, record["decided_s"], engine["now_s"], device_s)
+    _occupy(state, only, record["decided_s"], engine["now_s"], device_s)
     end_s = engine["line_start_s"] + line_s(engine["line_first_s"], engine["line_growth_s"], engine["line_done"])
     stage["free_s"] = end_s
     return float(end_s)

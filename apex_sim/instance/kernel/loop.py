@@ -14,7 +14,6 @@ from apex_sim.instance.kernel.delivery import take_in
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
 from apex_sim.instance.kernel.prefixes import settle_units
-from apex_sim.instance.kernel.ranks import send_ranks
 from apex_sim.instance.kernel.record import note_queues
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -45,12 +44,9 @@ def until_decision(state: State) -> int:
         engine["now_s"] = max(engine["now_s"], first_s)
         goes_on = True
         if queues[first]["phase"] == at.ON_HOST:
+            send_batch(state, first)
             engine["host_holder"] = -1
-            if engine["n_ranks"] > 1:
-                send_ranks(state)
-            else:
-                send_batch(state, first)
-                take_leap(state, first)
+            take_leap(state, first)
             goes_on = _may_decide_again(state, first)
         else:
             take_in(state, first)

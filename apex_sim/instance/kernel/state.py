@@ -135,7 +135,7 @@ ENGINE: Final = np.dtype(
         ("n_ranks", np.int64),
         ("waiting_weight", np.int64),
         ("n_placed", np.int64),
-        ("varies", np.int64),
+        ("has_lines", np.int64),
         ("seed", np.int64),
         ("place", np.int64),
         ("host_step_s", np.float64),
