@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex_sim.instance.kernel.holes import free_hole, take_hole
-from apex_sim.instance.kernel.places import put_in_place
+from apex_sim.instance.kernel.places import put_in_place, take_out
 from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
 from apex_sim.instance.kernel.state import NOWHERE, State
 from apex_sim.machine_code import inner
@@ -129,6 +129,8 @@ def push_back(state: State, queue: int, request: int) -> None:
 def pop_front(state: State, queue: int) -> int:
     """Take the request at the head of `waiting`."""
     record, capacity = state.queues[queue], state.waiting.shape[1]
+    if state.engine[0]["is_sorted"] == 1:  # a heap begins at 0
+        return take_out(state, queue, record["first_waiting"])
     request = state.waiting[queue, record["first_waiting"]]
     record["first_waiting"] = (record["first_waiting"] + 1) % capacity
     record["n_waiting"] -= 1

@@ -6,6 +6,7 @@ import numpy as np
 
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.blocks import leave, release
+from apex_sim.instance.kernel.places import take_out
 from apex_sim.instance.kernel.record import count_gap
 from apex_sim.instance.kernel.speculation import take_in_drafts
 from apex_sim.instance.kernel.state import State
@@ -73,6 +74,12 @@ def _finish(state: State, queue: int, request: int) -> None:
 def _remove_waiting(state: State, queue: int, request: int) -> None:
     record, waiting = state.queues[queue], state.waiting
     capacity, found = waiting.shape[1], False
+    if state.engine[0]["is_sorted"] == 1:
+        place = record["first_waiting"]
+        while waiting[queue, place] != request:
+            place += 1
+        take_out(state, queue, place)
+        return
     for index in range(record["n_waiting"] - 1):
         here = (record["first_waiting"] + index) % capacity
         found = found or waiting[queue, here] == request

@@ -27,23 +27,38 @@ def sort_running(state: State, queue: int) -> None:
 
 @inner
 def put_in_place(state: State, queue: int, request: int) -> None:
-    """Put a request where it belongs among those that wait."""
-    record, waiting = state.queues[queue], state.waiting
-    capacity, first = waiting.shape[1], record["first_waiting"]
-    place, beyond = 0, record["n_waiting"]
-    while place < beyond:
-        middle = (place + beyond) // 2
-        if stands_before(state, request, waiting[queue, (first + middle) % capacity]):
-            beyond = middle
-        else:
-            place = middle + 1
-    here = (first + record["n_waiting"]) % capacity
-    for _ in range(record["n_waiting"] - place):
-        before = here - 1 if here > 0 else capacity - 1
-        waiting[queue, here] = waiting[queue, before]
-        here = before
-    waiting[queue, here] = request
+    """Put a request among those that wait, which a sorted queue keeps as a heap: parents stand before children."""
+    record = state.queues[queue]
     record["n_waiting"] += 1
+    _rise(state, queue, record["n_waiting"] - 1, request)
+
+
+@inner
+def take_out(state: State, queue: int, place: int) -> int:
+    """Take the request at a place of the heap, 0 for the first in order."""
+    record, waiting = state.queues[queue], state.waiting
+    taken = waiting[queue, place]
+    record["n_waiting"] -= 1
+    n, last = record["n_waiting"], waiting[queue, record["n_waiting"]]
+    child = 2 * place + 1
+    while child < n:
+        if child + 1 < n and stands_before(state, waiting[queue, child + 1], waiting[queue, child]):
+            child += 1
+        waiting[queue, place] = waiting[queue, child]
+        place, child = child, 2 * child + 1
+    if place < n:
+        _rise(state, queue, place, last)
+    return int(taken)
+
+
+@inner
+def _rise(state: State, queue: int, place: int, request: int) -> None:
+    """Put a request at a free place of the heap, or nearer to the root."""
+    waiting = state.waiting
+    while place > 0 and stands_before(state, request, waiting[queue, (place - 1) // 2]):
+        waiting[queue, place] = waiting[queue, (place - 1) // 2]
+        place = (place - 1) // 2
+    waiting[queue, place] = request
 
 
 @inner

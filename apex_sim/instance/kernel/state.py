@@ -234,12 +234,12 @@ class State(NamedTuple):
     Parameters
     ----------
     requests, queues, stages : records; `engine` and `reserve` have one.
-    waiting : (queues, capacity): ring of requests by queue; `running` : (queues, sequences) in the policy's order.
+    waiting : (queues, capacity): ring of requests by queue, a heap if sorted.
+    running : (queues, sequences), in the policy's order.
     entries : (queues, sequences): the batch that is being decided.
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring; then lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
-    left : requests that have finished or were rejected, in order.
-    host_waiters : queues in the order in which they asked for the host.
+    left : requests that are gone, and `host_waiters` : queues that asked for the host, both in order.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
     numbers, layout : tables of all stages, then those of a draft's first and later passes.
@@ -248,7 +248,7 @@ class State(NamedTuple):
     steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
     line : (3, groups): decode attention in the line's first step, what each step adds, what of that is outside data.
     sums, growing, room, price_s, preempted : scratch.
-    units : records of all prompts' units, and behind them of stretches of free blocks without one.
+    units : records of all prompts' units, then of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
     holes : (queues, holes, 2): place and size of each hole between reservations.
