@@ -89,6 +89,27 @@ def test_flags_are_read_into_the_tables_of_the_file(monkeypatch: pytest.MonkeyPa
     }
 
 
+def test_flags_of_attention_ranks_make_plans_with_them() -> None:
+    """Four devices: TP 2 on two ranks and TP 1 on four, experts whole on each device, or divided with --no-ep."""
+    asked = ("space", "--model", "gpt-oss-20b", "--cluster", "4xh100-sxm", "--workload", "chat", "--dp", "1")
+    ranks = ("--attention-dp", "2,4", "--pp", "1", "--expert-imbalance", "1")
+    plans = [entry["plan"] for entry in json.loads(run(*asked, *ranks, "--json").stdout)["feasible"]]
+    found = {(each["label"], each["instances"][0]["attention_dp"], each["instances"][0]["ep"]) for each in plans}
+    assert found == {("DP1 TP2 ADP2 EP4 PP1 mxfp4", 2, 4), ("DP1 TP1 ADP4 EP4 PP1 mxfp4", 4, 4)}
+    assert {each["instances"][0]["expert_imbalance"] for each in plans} == {1.0}
+    assert "DP1 TP1 ADP4 PP1 mxfp4" in run(*asked, *ranks, "--no-ep").stdout
+    dense = run("space", "quickstart", "--attention-dp", "2", "--pp", "1", "--json").stdout
+    assert "use dp" in json.loads(dense)["infeasible"][0]["reason"]
+
+
+def test_an_attention_rank_is_simulated_under_check_in_both_engines() -> None:
+    asked = ("simulate", "--model", "gpt-oss-20b", "--cluster", "2xh100-sxm", "--workload", "chat", "--n-requests", "8")
+    ranks = ("--tp", "1", "--attention-dp", "2", "--dp", "1", "--pp", "1", "--check", "--json")
+    one, other = (json.loads(run(*asked, *ranks, *more).stdout) for more in ((), ("--reference",)))
+    assert one["metrics"] == pytest.approx(other["metrics"], nan_ok=True)
+    assert (one["engine"], other["engine"]) == ("compiled", "reference")
+
+
 def test_layers_decide_the_number_of_stages() -> None:
     flags = {"space__layers": [38, 42], "space__tp": [4], "space__weight_dtypes": ["bf16"]}
     assert study_of("quickstart", flags).space.pp == [2]

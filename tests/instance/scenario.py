@@ -139,7 +139,7 @@ def _policy(rng: np.random.Generator) -> str:
 
 def _ranks(rng: np.random.Generator, policy: str) -> tuple[int, bool]:
     """Return how many ranks attention has, and whether each holds whole experts."""
-    if policy not in RANKED or rng.random() < (0.6 if policy == "unified" else 0.8):
+    if policy not in RANKED or rng.random() < (0.5 if policy == "unified" else 0.8):
         return 1, False
     return int(rng.choice([2, 2, 4])), bool(rng.random() < 0.8)
 
@@ -162,7 +162,7 @@ def draw(rng: np.random.Generator) -> Scenario:
     settings = replace(
         step_model.shape.scheduler,
         policy=policy,
-        max_num_seqs=int(rng.integers(1, 17)),
+        max_num_seqs=min(int(rng.integers(1, 17)), int(own.choice([2, 16])) if attention_dp > 1 else 16),
         max_num_batched_tokens=_budget(policy, rng),
         max_model_len=LONGEST,
         block_size_tokens=block_size,

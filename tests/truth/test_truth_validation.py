@@ -63,6 +63,14 @@ def test_drawn_lengths_and_load_are_those_of_the_columns(write_cases):
     assert (workload.requests.max_output_tokens == outputs).all()  # the load ignores EOS
 
 
+def test_attention_dp_has_tp_ranks_of_one_device(write_cases):
+    """The case's tp of 2 is the number of ranks; experts are whole where ep says so, else divided."""
+    sharded = replay_of(write_cases({"attention_dp": "1"})).plan.expand()[0]
+    assert (sharded.tp, sharded.attention_dp, sharded.ep, sharded.n_devices) == (1, 2, 1, 2)
+    assert replay_of(write_cases({"attention_dp": "1", "ep": "2"})).plan.label == "DP1 TP1 ADP2 EP2 PP1 mxfp4"
+    assert replay_of(write_cases({"ep": "2"})).plan.label == "DP1 TP2 EP2 PP1 mxfp4"
+
+
 def test_a_closed_loop_never_has_more_users_than_requests(write_cases):
     assert replay_of(write_cases({"n_requests": "3"})).workload.load.concurrency == 3
 
@@ -119,8 +127,7 @@ def test_lengths_beyond_any_model_are_refused_with_their_line(write_cases):
         ({"model": "/etc/hostname"}, "model /etc/hostname is not in the catalogue"),
         ({"device": "no-such-gpu"}, "device no-such-gpu is not in the catalogue"),
         ({"device": "../h200-sxm"}, "device ../h200-sxm is not in the catalogue"),
-        ({"attention_dp": "1"}, "attention DP is not simulated yet"),
-        ({"ep": "2"}, "expert parallelism is not simulated yet"),
+        ({"ep": "3"}, "expert parallelism over 3 of 2 devices is not simulated yet"),
         ({"n_devices": "3"}, "n_devices 3 is not tp x pp x dp = 2"),
         ({"dp": "5", "n_devices": "10"}, "cluster: '10xh200-sxm' asks for 10 devices in one node"),
         ({"prefix_cache": "1"}, "a prefix cache is not simulated yet"),
