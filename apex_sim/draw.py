@@ -22,7 +22,12 @@ _MOST_SIGMA: Final = 3.0
 
 @inner
 def _mixed(bits: int, value: int) -> int:
-    bits = (bits + value + 0x9E3779B9) & _MASK
+    """Return a word of 32 bits that depends on every bit of both; words that differ never lead to shifted streams."""
+    return _scattered(bits ^ _scattered((value + 0x9E3779B9) & _MASK))
+
+
+@inner
+def _scattered(bits: int) -> int:
     bits = ((bits ^ (bits >> 16)) * 0x21F0AAAD) & _MASK
     bits = ((bits ^ (bits >> 15)) * 0x735A2D97) & _MASK
     return bits ^ (bits >> 15)
@@ -35,7 +40,7 @@ def uniform(seed: int, a: int, b: int, purpose: int) -> float:
     Examples
     --------
     >>> [round(uniform(0, step, 0, 1), 3) for step in range(4)]
-    [0.985, 0.674, 0.564, 0.81]
+    [0.689, 0.112, 0.285, 0.13]
     """
     bits = _mixed(purpose & _MASK, seed & _MASK)
     bits = _mixed(bits, seed >> 32)

@@ -52,6 +52,13 @@ SCHEDULER_FLAGS: Final = (
         help="What happens to sequences that lose their KV blocks.",
     ),
     click.option(
+        "--swap-bytes",
+        "scheduler__swap_bytes",
+        type=click.FloatRange(min=0),
+        metavar="BYTES",
+        help="Host memory of each device for swapped KV.",
+    ),
+    click.option(
         "--expert-imbalance",
         "scheduler__expert_imbalance",
         type=click.FloatRange(min=0),

@@ -22,7 +22,7 @@ from apex_sim.report.strict_json import json_text
 if TYPE_CHECKING:
     from apex_sim.planner.space import Space
 
-_FILES = ("report.html", "requests.csv", "result.json")
+_FILES = ("report.html", "requests.csv", "series.csv", "result.json")
 _EPILOG = """\b
 Examples:
   apex-sim simulate quickstart --tp 8 --pp 1 --dp 1 --weight-dtype fp8
@@ -45,8 +45,8 @@ def simulate_command(
 ) -> None:
     """Simulate one plan, request by request.
 
-    STUDY and flags as in 'apex-sim search'; together they must leave one plan. Files: report.html, requests.csv and
-    result.json, by default in ./apex-sim-out/STUDY/PLAN.
+    STUDY and flags as in 'apex-sim search'; together they must leave one plan. Files: report.html, requests.csv,
+    series.csv (queue, batch, KV cache and power over time) and result.json, by default in ./apex-sim-out/STUDY/PLAN.
     """
     from apex_sim.planner.simulation import simulate_study
     from apex_sim.planner.space import enumerate_space
@@ -61,10 +61,15 @@ def simulate_command(
     simulation = simulate_study(question, check=check, reference=reference)
     document = simulation_document(simulation)
     if folder:
-        from apex_sim.report.csv_text import simulation_csv
+        from apex_sim.report.csv_text import series_csv, simulation_csv
         from apex_sim.report.page import simulation_page
 
-        texts = (simulation_page(simulation), simulation_csv(simulation), json_text(document))
+        texts = (
+            simulation_page(simulation),
+            simulation_csv(simulation),
+            series_csv(simulation),
+            json_text(document),
+        )
         write_files(folder, dict(zip(_FILES, texts, strict=True)))
     if as_json:
         print_json(document)

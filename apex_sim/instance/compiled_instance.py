@@ -190,6 +190,7 @@ def start(
         for index, queue in enumerate(state.queues):
             start_queue(queue, state.units, index * n_records, n_records, memory.n_blocks // n_queues)
     numbers_at = layout_at = 0
+    state.stages["n_devices"] = [stage.n_devices for stage in shape.stages]
     for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
         stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
         stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(own_layout)

@@ -11,6 +11,7 @@ from apex_sim.cost.meter import StageMeter
 from apex_sim.cost.step_batch import StepBatch
 from apex_sim.cost.step_model import StagePrice, StepModel
 from apex_sim.draw import EXPERTS, normal
+from apex_sim.plan.shape import Shape
 
 
 @dataclass(slots=True)
@@ -100,6 +101,10 @@ class Pipeline:
         begin_s = self._occupy(0, fullest, price, decided_s, ready_s)
         self.free_s[0] = begin_s + price.device_s
         return begin_s, self.free_s[0]
+
+    def dynamic_j(self, shape: Shape) -> float:
+        """Return the energy above idle that all devices have taken so far."""
+        return sum(meter.dynamic_j * stage.n_devices for meter, stage in zip(self.meters, shape.stages, strict=True))
 
     def _varied(self, index: int, price: StagePrice) -> StagePrice:
         """Return `price` with the loads of the experts drawn for the stage's next step."""

@@ -205,6 +205,7 @@ class ReferenceInstance:
             n_waiting,
             n_running,
             n_used,
+            self.pipeline.dynamic_j(self._shape),
         )
         return InFlight(entries, end_s)
 

@@ -7,8 +7,8 @@ from array import array
 import numpy as np
 from numpy.typing import NDArray
 
-#: Columns of a step: when it was decided, when its first stage began and its last stage ended, its batch, and the
-#: state of queue and KV blocks as it was decided.
+#: Columns of a step: when it was decided, when its first stage began and its last stage ended, its batch, the state of
+#: queue and KV blocks as it was decided, and the energy above idle that all devices have taken with this step.
 STEP_COLUMNS = (
     "decided_s",
     "start_s",
@@ -19,6 +19,7 @@ STEP_COLUMNS = (
     "n_waiting",
     "n_running",
     "n_blocks_used",
+    "dynamic_j",
 )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from apex_sim.planner.answer import SearchResult
 from apex_sim.planner.simulation import Simulation
 from apex_sim.report.rows import SEARCH_COLUMNS, case_rows, search_rows
+from apex_sim.report.time_series import time_series
 
 if TYPE_CHECKING:
     from apex_sim.truth.validation import Validation
@@ -24,6 +25,12 @@ def search_csv(result: SearchResult) -> str:
 def simulation_csv(simulation: Simulation) -> str:
     """Return one line for each request, in the workload's order; empty where a time does not exist."""
     columns = simulation.run.requests.columns()
+    return _text(list(columns), zip(*columns.values(), strict=True))
+
+
+def series_csv(simulation: Simulation) -> str:
+    """Return one line for each interval of the run: queue, batch, KV cache and power."""
+    columns = time_series(simulation.run).columns()
     return _text(list(columns), zip(*columns.values(), strict=True))
 
 

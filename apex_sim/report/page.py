@@ -25,6 +25,7 @@ from apex_sim.report.quantity import LABELS, counted, limit_text, metric_label, 
 from apex_sim.report.ranking_columns import columns_of_ranking
 from apex_sim.report.rows import labels_by_reason
 from apex_sim.report.stacked_bars import bars_legend, breakdown_info, draw_bars, memory_info
+from apex_sim.report.time_series import draw_series, time_series
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -99,7 +100,7 @@ def simulation_page(simulation: Simulation) -> str:
             ],
             "totals": [(label, metric_text(name, evaluation.metrics[name])) for name, label in LABELS.items()],
             "operators": [(name.replace("_", " "), percent(share)) for name, share in shares],
-            "drawings": _drawings((evaluation,), study),
+            "drawings": {**_drawings((evaluation,), study), "series": _series(simulation)},
         },
     )
 
@@ -214,6 +215,12 @@ def _rows(result: SearchResult) -> list[Values]:
 def _footnotes(result: SearchResult) -> list[tuple[str, str]]:
     states = {verdict(plan) for plan in result.plans}
     return [(state, text) for state, text in FOOTNOTES.items() if state in states]
+
+
+def _series(simulation: Simulation) -> Values:
+    from markupsafe import Markup
+
+    return {"legend": [], "svgs": [Markup(svg) for svg in draw_series(time_series(simulation.run))]}
 
 
 def _drawings(evaluations: tuple[Evaluation, ...], study: Study) -> Values:

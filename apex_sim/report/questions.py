@@ -15,7 +15,7 @@ from apex_sim.planner.answer import Progress, SearchResult, answer_study
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation, simulate_study
 from apex_sim.planner.study import Study, load_study
-from apex_sim.report.csv_text import search_csv, simulation_csv
+from apex_sim.report.csv_text import search_csv, series_csv, simulation_csv
 from apex_sim.report.document import Document, search_document, simulation_document
 from apex_sim.report.frame import requests_frame, search_frame
 from apex_sim.report.headline import Headline, search_headline, simulation_headline
@@ -110,14 +110,18 @@ class SimulationReport:
         return simulation_page(self.result)
 
     def save(self, folder: str | Path) -> tuple[Path, ...]:
-        """Write report.html, result.json and requests.csv into `folder` and return their paths.
+        """Write report.html, result.json, requests.csv and series.csv into `folder` and return their paths.
 
         Raises
         ------
         InputError : the folder cannot be written.
         """
-        requests = simulation_csv(self.result)
-        texts = {"report.html": self.page(), "result.json": json_text(self.document), "requests.csv": requests}
+        texts = {
+            "report.html": self.page(),
+            "result.json": json_text(self.document),
+            "requests.csv": simulation_csv(self.result),
+            "series.csv": series_csv(self.result),
+        }
         return _write(Path(folder), texts)
 
     def _repr_html_(self) -> str:

@@ -169,7 +169,7 @@ def test_simulate_writes_one_line_for_each_request(tmp_path: Path) -> None:
     result = run("simulate", *SMALL, "--tp", "2")
     assert "DP1 TP2 PP1 bf16" in result.stdout
     folder = tmp_path / "apex-sim-out" / "llama-3.1-8b_2xh100-sxm_chat" / "DP1-TP2-PP1-bf16"
-    assert files(folder) == {"report.html", "requests.csv", "result.json"}
+    assert files(folder) == {"report.html", "requests.csv", "series.csv", "result.json"}
     assert len((folder / "requests.csv").read_text().splitlines()) == 1 + 12
 
 

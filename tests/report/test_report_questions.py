@@ -40,7 +40,7 @@ def test_save_writes_page_document_and_rows(result, tmp_path):
 def test_simulate_gives_one_row_a_request(tmp_path):
     report = apex_sim.simulate("quickstart", check=True, **SMALL)
     assert len(report.frame) == 10
-    assert [path.name for path in report.save(tmp_path)] == ["report.html", "result.json", "requests.csv"]
+    assert [path.name for path in report.save(tmp_path)] == ["report.html", "result.json", "requests.csv", "series.csv"]
     assert "DP1 TP8 PP1 fp8" in report._repr_html_()
 
 

@@ -226,8 +226,10 @@ def sample_step(state: State, queue: int, end_s: float) -> None:
     engine, record, row, n_sequences = state.engine[0], state.queues[queue], state.sampling[0] - 1, 0
     for rank in range(engine["n_ranks"]):
         n_sequences += state.queues[queue + rank]["n_entries"]
-    steps = state.steps
+    steps, dynamic_j = state.steps, 0.0
+    for stage in range(len(state.stages)):
+        dynamic_j += state.stages[stage]["dynamic_j"] * state.stages[stage]["n_devices"]
     steps[row, 0], steps[row, 1], steps[row, 2] = record["decided_s"], engine["last_begin_s"], end_s
     steps[row, 3], steps[row, 4] = state.sums[of.N_PREFILL_TOKENS], state.sums[of.N_DECODE]
     steps[row, 5], steps[row, 6] = n_sequences, engine["n_waiting"]
-    steps[row, 7], steps[row, 8] = engine["n_running"], engine["n_blocks_used"]
+    steps[row, 7], steps[row, 8], steps[row, 9] = engine["n_running"], engine["n_blocks_used"], dynamic_j

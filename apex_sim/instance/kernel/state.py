@@ -184,6 +184,7 @@ ENGINE: Final = np.dtype(
 #: One pipeline stage: where its tables lie, and what `StageMeter` counts.
 STAGE: Final = np.dtype(
     [
+        ("n_devices", np.int64),
         ("numbers_at", np.int64),
         ("numbers_end", np.int64),
         ("layout_at", np.int64),
@@ -235,8 +236,7 @@ class State(NamedTuple):
     ----------
     requests, queues, stages : records; `engine` and `reserve` have one.
     waiting : (queues, capacity): ring of requests by queue, a heap if sorted.
-    running : (queues, sequences), in the policy's order.
-    entries : (queues, sequences): the batch that is being decided.
+    running, entries : (queues, sequences), in the policy's order; the second is the batch that is being decided.
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring; then lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
     left : requests that are gone, and `host_waiters` : queues that asked for the host, both in order.
