@@ -250,33 +250,33 @@ RULES = {
         "rank, place in sorted(events)",
         "rank, place in sorted(events, key=lambda event: (event[0], -event[2]))",
     ),
-    "speculation: the draft looks ahead": (
+    "unified: the draft looks ahead": (
         "unified.py",
         "min(computed + n_new + n_drafts, most_tokens)",
         "computed + n_new",
     ),
-    "speculation: rejected tokens are computed again": (
+    "unified: rejected tokens are computed again": (
         "speculation.py",
         'record["computed"] -= n_drafts - n_kept',
         "pass",
     ),
-    "speculation: the budget cuts drafts": ("unified.py", '["drafts"], budget, most_tokens', '["drafts"], most_tokens'),
-    "speculation: an answer ends with its output": (
+    "unified: the budget cuts drafts": ("unified.py", '["drafts"], budget, most_tokens', '["drafts"], most_tokens'),
+    "unified: an answer ends with its output": (
         "speculation.py",
         'min(1 + n_kept, record["output"] - record["generated"])',
         "1 + n_kept",
     ),
-    "speculation: a preempted sequence loses its drafts": (
+    "unified: a preempted sequence loses its drafts": (
         "blocks.py",
         'state.requests[request]["drafts"] = 0',
         "pass",
     ),
-    "speculation: draws belong to the fleet's numbers": (
+    "unified: draws belong to the fleet's numbers": (
         "../compiled_instance.py",
         "np.arange(len(requests)) if asked.numbers is None else asked.numbers",
         "np.arange(len(requests))",
     ),
-    "speculation: the draft samples one token for each sequence": (
+    "unified: the draft samples one token for each sequence": (
         "speculation.py",
         "sums[0, of.N_SAMPLED] += 1.0",
         'sums[0, of.N_SAMPLED] += entry["samples"]',
