@@ -20,7 +20,7 @@ _MOST_SIGMA: Final = 3.0
 
 @inner
 def _mixed(bits: int, value: int) -> int:
-    bits = (bits + value + 0x9E3779B9) & _MASK
+    bits = (int(bits) + int(value) + 0x9E3779B9) & _MASK
     bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & _MASK
     bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & _MASK
     return bits ^ (bits >> 16)
