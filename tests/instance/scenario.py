@@ -162,7 +162,7 @@ def draw(rng: np.random.Generator) -> Scenario:
     settings = replace(
         step_model.shape.scheduler,
         policy=policy,
-        max_num_seqs=min(int(rng.integers(1, 17)), int(own.choice([2, 16])) if attention_dp > 1 else 16),
+        max_num_seqs=min(int(rng.integers(1, 17)), int(own.choice([1, 2, 3, 16])) if attention_dp > 1 else 16),
         max_num_batched_tokens=_budget(policy, rng),
         max_model_len=LONGEST,
         block_size_tokens=block_size,

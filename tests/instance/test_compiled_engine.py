@@ -297,7 +297,11 @@ RULES = {
         "n_joint += n_own if n_own > 0 else layout[of.DUMMY_TOKENS]",
         "n_joint += n_own",
     ),
-    "attention DP: vLLM counts who waits four times": ("loop.py", 'engine["waiting_weight"] * state', "1 * state"),
+    "attention DP: SGLang's ranks take requests in turn": (
+        "loop.py",
+        'range(len(state.queues) if engine["waiting_weight"] > 0 else 0)',
+        "range(len(state.queues))",
+    ),
     "the experts' loads are drawn anew for each step": (
         "batch.py",
         'normal(engine["seed"], record["n_steps"],',

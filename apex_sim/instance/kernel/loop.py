@@ -106,6 +106,10 @@ def _enqueue(state: State) -> None:
     engine["n_placed"] += 1
     leader = 0 if engine["n_ranks"] > 1 else best
     if state.queues[leader]["phase"] == at.IDLE:
+        for rank in range(leader, leader + engine["n_ranks"]):
+            rested = state.queues[rank]
+            rested["start_ratio"], rested["n_decays"] = state.reserve[0]["first_ratio"], 0
+            rested["is_full"], rested["n_seats"] = 0, 0
         _go_on(state, leader)
 
 
@@ -184,10 +188,6 @@ def _wait_for_oldest(state: State, queue: int) -> None:
     record = state.queues[queue]
     if record["n_flight"] == 0:
         record["phase"] = at.IDLE
-        for rank in range(state.engine[0]["n_ranks"]):
-            resting = state.queues[queue + rank]
-            resting["start_ratio"], resting["n_decays"] = state.reserve[0]["first_ratio"], 0
-            resting["is_full"], resting["n_seats"] = 0, 0
         return
     record["taking"] = record["first_flight"]
     record["wait_s"] = state.flight_ends_s[queue, record["first_flight"]]
