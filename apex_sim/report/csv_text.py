@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from apex_sim.planner.answer import SearchResult
 from apex_sim.planner.simulation import Simulation
 from apex_sim.report.rows import SEARCH_COLUMNS, case_rows, search_rows
-from apex_sim.report.time_series import time_series
+from apex_sim.report.time_series import series_of
 
 if TYPE_CHECKING:
     from apex_sim.truth.validation import Validation
@@ -30,7 +30,7 @@ def simulation_csv(simulation: Simulation) -> str:
 
 def series_csv(simulation: Simulation) -> str:
     """Return one line for each interval of the run: queue, batch, KV cache and power."""
-    columns = time_series(simulation.run).columns()
+    columns = series_of(simulation.run).columns()
     return _text(list(columns), zip(*columns.values(), strict=True))
 
 

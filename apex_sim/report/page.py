@@ -25,7 +25,7 @@ from apex_sim.report.quantity import LABELS, counted, limit_text, metric_label, 
 from apex_sim.report.ranking_columns import columns_of_ranking
 from apex_sim.report.rows import labels_by_reason
 from apex_sim.report.stacked_bars import bars_legend, breakdown_info, draw_bars, memory_info
-from apex_sim.report.time_series import draw_series, time_series
+from apex_sim.report.time_series import draw_series, series_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -220,7 +220,7 @@ def _footnotes(result: SearchResult) -> list[tuple[str, str]]:
 def _series(simulation: Simulation) -> Values:
     from markupsafe import Markup
 
-    return {"legend": [], "svgs": [Markup(svg) for svg in draw_series(time_series(simulation.run))]}
+    return {"legend": [], "svgs": [Markup(svg) for svg in draw_series(series_of(simulation.run))]}
 
 
 def _drawings(evaluations: tuple[Evaluation, ...], study: Study) -> Values:

@@ -44,7 +44,7 @@ class TimeSeries:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def time_series(run: FleetRun) -> TimeSeries:
+def series_of(run: FleetRun) -> TimeSeries:
     """Return the series of `run`, from the steps that its records kept."""
     edges_s = np.linspace(0.0, run.makespan_s, N_INTERVALS + 1)
     time_s, width_s = edges_s[1:], run.makespan_s / N_INTERVALS
