@@ -34,6 +34,8 @@ SOURCES: Final = (
     "cost/step_tables.py",
     "draw.py",
     "instance/kernel/*.py",
+    "record/latency_histogram.py",
+    "record/request_records.py",
 )
 #: Environment variable that names another cache folder.
 CACHE_VARIABLE: Final = "APEX_SIM_CACHE"

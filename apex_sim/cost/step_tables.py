@@ -122,3 +122,8 @@ PAIRS: Final = 0
 KEYS: Final = 1
 DECODE_KEYS: Final = 2
 CLASS_FIELDS: Final = 3
+
+
+def n_sums(n_windows: int) -> int:
+    """Return how many sums a batch has over a model with so many attention windows."""
+    return BY_CLASS + CLASS_FIELDS * n_windows

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from apex_sim.cost import step_tables as of
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints
@@ -127,6 +128,7 @@ def start(
     announce(COMPILED_POLICIES[settings.policy], f"the engine for policy {settings.policy}")
     n_queues, depth = shape.n_queues, shape.n_in_flight
     n_stages, n_groups = len(step_model.stages), max(len(stage.attention) for stage in step_model.stages)
+    n_sums = of.n_sums(len(step_model.windows))
     most_running = settings.max_num_seqs + 1
     prefixes = prefix_cache_of(settings, memory, unit_tokens)
     layouts = [stage.tables.layout for stage in step_model.stages]
@@ -158,7 +160,7 @@ def start(
         gaps=np.zeros(N_BINS, dtype=np.int64),
         steps=np.zeros((_MOST_STEPS, len(STEP_COLUMNS))),
         sampling=np.array([0, 1, 1, 0], dtype=np.int64),
-        sums=np.zeros(len(step_model.windows) * 3 + 6),
+        sums=np.zeros(n_sums),
         growing=np.zeros(len(step_model.windows)),
         room=np.zeros(len(step_model.windows)),
         line=np.zeros((3, n_groups)),
@@ -167,8 +169,8 @@ def start(
         holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
         swapped=np.zeros((n_queues, most_running), dtype=np.int64),
         reserve=np.zeros(1, dtype=at.RESERVE),
-        rank_sums=np.zeros((n_queues, len(step_model.windows) * 3 + 6)),
-        most=np.zeros(len(step_model.windows) * 3 + 6),
+        rank_sums=np.zeros((n_queues, n_sums)),
+        most=np.zeros(n_sums),
         drafts=draft_rows_of(step_model),
         **_units(units if prefixes else [()] * n, n_queues),
     )

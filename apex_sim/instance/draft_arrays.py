@@ -8,13 +8,14 @@ import numpy as np
 
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
+from apex_sim.cost.step_tables import n_sums
 
 
 def draft_rows_of(step_model: StepModel) -> Floats:
     """Return the array `drafts` of the state: how often each draft token is kept, and room for the sums of a draft."""
     speculation = step_model.shape.scheduler.speculation
     kept = speculation.acceptance_frac if speculation else ()
-    rows = np.zeros((3, max(len(kept), len(step_model.windows) * 3 + 6)))
+    rows = np.zeros((3, max(len(kept), n_sums(len(step_model.windows)))))
     rows[0, : len(kept)] = kept
     return rows
 

@@ -112,7 +112,7 @@ RULES = {
         'record["n_free"] >= need',
     ),
     "v0 keeps one block free for each decode": ("prefill_first.py", '["n_free"] < 1', '["n_free"] < 0'),
-    "who comes back finds a block beside its own": ("swap.py", "n_blocks + len(state.engine)", "n_blocks"),
+    "who comes back finds a block beside its own": ("swap.py", "n_blocks + 1", "n_blocks"),
     "who went first comes back first": (
         "swap.py",
         "request = int(state.swapped[queue, 0])",

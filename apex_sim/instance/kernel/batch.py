@@ -47,7 +47,7 @@ def send_batch(state: State, queue: int) -> None:
             device_s = _beside(state, queue, stage, device_s)
             end_s = _occupy(state, stage, record["decided_s"], end_s, device_s)
     state.flight_ends_s[queue, slot] = end_s
-    if is_sampled(state, len(state.engine)):
+    if is_sampled(state, len(state.engine)):  # one step, but Numba compiles a copy for each literal
         sample_step(state, queue, end_s)
 
 
@@ -194,7 +194,7 @@ def _occupy(state: State, stage: int, decided_s: float, arrives_s: float, device
 def _along_line(state: State, queue: int, device_s: float, first_j: float) -> float:
     """Run a decode batch on a single stage: a new line, or another step of the one that runs."""
     engine, record, stage = state.engine[0], state.queues[queue], state.stages[0]
-    only = len(state.stages) - 1
+    only = len(state.stages) - 1  # 0, but Numba compiles a copy for each literal
     sequential = engine["depth"] == 1
     follows = record["decided_s"] == stage["free_s"] if sequential else engine["now_s"] <= stage["free_s"]
     if record["n_same"] <= 1 or not follows or engine["line_done"] >= engine["line_steps"]:

@@ -7,6 +7,7 @@ from apex_sim.instance.kernel.places import put_in_place, take_out
 from apex_sim.instance.kernel.prefixes import hold_units, n_idle_units, release_units, take_from_queue
 from apex_sim.instance.kernel.state import NOWHERE, State
 from apex_sim.machine_code import inner
+from apex_sim.record.request_records import REJECTED
 
 
 @inner
@@ -165,6 +166,12 @@ def is_decoding(state: State, request: int) -> bool:
 
 
 @inner
+def schedule_one(state: State, queue: int, request: int) -> None:
+    """Hand one token of a request to the step being built."""
+    schedule_tokens(state, queue, request, len(state.engine))  # 1, but Numba compiles a copy for each literal
+
+
+@inner
 def schedule_tokens(state: State, queue: int, request: int, n_new: int) -> None:
     """Hand `n_new` tokens of a request to the step being built; as `scheduler_queue.schedule_tokens`."""
     record, uncomputed = state.requests[request], n_uncomputed(state, request)
@@ -185,20 +192,23 @@ def reject_head(state: State, queue: int, reason: int) -> None:
     """Refuse the request at the head of `waiting`."""
     request = pop_front(state, queue)
     state.requests[request]["reason"] = reason
-    leave(state, request, 1)
+    reject(state, request)
 
 
 @inner
-def leave(state: State, request: int, status: int) -> None:
-    """Let a request go, finished (0) or rejected (1); in a closed loop the next one arrives."""
+def reject(state: State, request: int) -> None:
+    """Let a request go that is refused for the reason noted with it."""
+    state.requests[request]["status"] = REJECTED
+    state.requests[request]["last_s"] = state.engine[0]["now_s"]
+    leave(state, request)
+
+
+@inner
+def leave(state: State, request: int) -> None:
+    """Let a request go; in a closed loop the next one arrives."""
     engine = state.engine[0]
-    state.requests[request]["status"] = status
     state.left[engine["n_left"]] = request
     engine["n_left"] += 1
-    if status == 1:
-        state.requests[request]["last_s"] = engine["now_s"]
-    if status == 0:
-        state.requests[request]["finish_s"] = engine["now_s"]
     if engine["concurrent"] > 0 and engine["n_arrived"] < len(state.requests):
         arrive(state, int(engine["n_arrived"]))
 

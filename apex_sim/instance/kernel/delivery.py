@@ -11,6 +11,7 @@ from apex_sim.instance.kernel.record import count_gap
 from apex_sim.instance.kernel.speculation import take_in_drafts
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
+from apex_sim.record.request_records import FINISHED, RUNNING
 
 
 @inner
@@ -35,7 +36,7 @@ def _deliver(state: State, queue: int, slot: int) -> None:
     for index in range(state.flight_sizes[queue, slot]):
         entry = state.flights[queue, slot, index]
         request = state.requests[entry["request"]]
-        if entry["samples"] == 0 or request["status"] != 2:
+        if entry["samples"] == 0 or request["status"] != RUNNING:
             continue
         request["pending"] -= 1
         request["generated"] += take_in_drafts(state, entry["request"], entry["samples"] - 1) if speculates else 1
@@ -67,7 +68,9 @@ def _finish(state: State, queue: int, request: int) -> None:
     else:
         _remove_waiting(state, queue, request)
     release(state, queue, request)
-    leave(state, request, 0)
+    state.requests[request]["status"] = FINISHED
+    state.requests[request]["finish_s"] = state.engine[0]["now_s"]
+    leave(state, request)
 
 
 @inner

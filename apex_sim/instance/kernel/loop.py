@@ -9,7 +9,7 @@ import numpy as np
 
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.batch import send_batch
-from apex_sim.instance.kernel.blocks import leave, push_back
+from apex_sim.instance.kernel.blocks import push_back, reject
 from apex_sim.instance.kernel.delivery import take_in
 from apex_sim.instance.kernel.leap import take_leap
 from apex_sim.instance.kernel.places import put_in_place
@@ -128,7 +128,7 @@ def _refuse(state: State, request: int) -> None:
     now_s = engine["now_s"]
     engine["now_s"] = state.requests[request]["queued_s"]
     state.requests[request]["reason"] = at.TOO_MANY_WAIT
-    leave(state, request, 1)
+    reject(state, request)
     engine["now_s"] = now_s
 
 

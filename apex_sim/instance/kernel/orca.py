@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apex_sim.instance.kernel.blocks import head, n_uncomputed, pop_front, reserve, schedule_tokens
+from apex_sim.instance.kernel.blocks import head, n_uncomputed, pop_front, reserve, schedule_one, schedule_tokens
 from apex_sim.instance.kernel.loop import hand_over, until_decision
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import compiled, inner
@@ -24,7 +24,7 @@ def _decide(state: State, queue: int) -> None:
     record, engine = state.queues[queue], state.engine[0]
     n_before = record["n_running"]
     for index in range(n_before):
-        schedule_tokens(state, queue, state.running[queue, index], len(state.engine))
+        schedule_one(state, queue, state.running[queue, index])
     budget = engine["budget"] - n_before
     while record["n_waiting"] > 0 and record["n_running"] < engine["max_num_seqs"]:
         request = head(state, queue)

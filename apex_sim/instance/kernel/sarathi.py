@@ -11,6 +11,7 @@ from apex_sim.instance.kernel.blocks import (
     n_uncomputed,
     pop_front,
     reject_head,
+    schedule_one,
     schedule_tokens,
 )
 from apex_sim.instance.kernel.loop import hand_over, until_decision
@@ -64,7 +65,7 @@ def _decode_all(state: State, queue: int) -> None:
             last = make_room(state, queue, request, index, last)
             if last < index:
                 break
-            schedule_tokens(state, queue, request, len(state.engine))
+            schedule_one(state, queue, request)
         running[queue, n_kept] = request
         n_kept += 1
     record["n_running"] = n_kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apex_sim.instance.kernel.blocks import head, n_uncomputed, pop_front, reserve, schedule_tokens
+from apex_sim.instance.kernel.blocks import head, n_uncomputed, pop_front, reserve, schedule_one, schedule_tokens
 from apex_sim.instance.kernel.loop import hand_over, until_decision
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import compiled, inner
@@ -36,7 +36,7 @@ def _decide(state: State, queue: int) -> None:
     record["is_steady"] = 0
     if record["n_entries"] == 0:
         for index in range(record["n_running"]):
-            schedule_tokens(state, queue, running[queue, index], len(state.engine))
+            schedule_one(state, queue, running[queue, index])
         record["is_steady"] = 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex_sim.instance.kernel import state as at
-from apex_sim.instance.kernel.blocks import grow, leave, n_tokens_of, preempt, release, schedule_tokens, take_blocks
+from apex_sim.instance.kernel.blocks import grow, n_tokens_of, preempt, reject, release, schedule_one, take_blocks
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
 
@@ -34,11 +34,11 @@ def swap_in(state: State, queue: int) -> int:
     while record["n_swapped"] > 0:
         request = int(state.swapped[queue, 0])
         n_blocks = state.requests[request]["on_host"]
-        n_needed = n_blocks + len(state.engine)
+        n_needed = n_blocks + 1
         if n_needed > record["n_blocks"]:
             _drop_first(state, queue)
             state.requests[request]["reason"] = at.CANNOT_SWAP_IN
-            leave(state, request, 1)
+            reject(state, request)
             n_rejected += 1
             continue
         is_full = record["n_entries"] >= min(engine["max_num_seqs"], engine["budget"])
@@ -50,7 +50,7 @@ def swap_in(state: State, queue: int) -> int:
         grow(state, queue, request, n_tokens_of(state, request))
         state.running[queue, record["n_running"]] = request
         record["n_running"] += 1
-        schedule_tokens(state, queue, request, len(state.engine))
+        schedule_one(state, queue, request)
     return n_rejected
 
 
