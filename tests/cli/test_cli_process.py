@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,25 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path: Path) -> None:
     )
 
 
+@pytest.fixture(autouse=True)
+def _interrupts() -> Iterator[None]:
+    """Let children take interrupts, which a shell's background jobs, and so their children, ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _start(command: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def _wait_until_busy(pid: int) -> None:
     """Wait until the process has used 2 s of processor time: past the imports, far from the end."""
     statistics, deadline_s = Path(f"/proc/{pid}/stat"), time.monotonic() + 25
@@ -93,11 +113,8 @@ ONE_PLAN = ("--tp", "8", "--pp", "1", "--dp", "1", "--weight-dtype", "fp8")
     ids=["search", "simulate", "simulate on the reference"],
 )
 def test_an_interrupted_command_says_so_and_leaves_nothing(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run("search", "quickstart", "--n-requests", "5", "--no-files", folder=tmp_path)  # compiles the engine, if need be
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = _start([*COMMAND, *arguments], tmp_path)
     _wait_until_busy(process.pid)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
@@ -109,14 +126,7 @@ def test_an_interrupted_command_says_so_and_leaves_nothing(arguments: tuple[str,
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupted_search_takes_its_workers_along(tmp_path: Path) -> None:
     command = [*COMMAND, "search", "quickstart", "--n-requests", "20000", "--jobs", "2"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = _start(command, tmp_path)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(children.read_text(encoding="utf-8").split()) < 3:  # two, and the tracker of what they share
         assert process.poll() is None
@@ -145,14 +155,7 @@ main()
 
 def test_an_interrupt_is_taken_while_machine_code_runs(tmp_path: Path) -> None:
     arguments = ("simulate", "quickstart", *ONE_PLAN, "--n-requests", "2000000")
-    process = subprocess.Popen(
-        [sys.executable, "-c", _TELLTALE, *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = _start([sys.executable, "-c", _TELLTALE, *arguments], tmp_path)
     assert process.stderr
     while "machine code runs" not in process.stderr.readline():
         assert process.poll() is None

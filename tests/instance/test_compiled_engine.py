@@ -327,9 +327,8 @@ USERS = {
 
 
 def _users(rule: str) -> list[str]:
-    named = rule.partition(":")[0].split(" and ") if ":" in rule else USERS.get(RULES[rule][0], "").split()
-    assert set(named) <= set(COMPILED_POLICIES)
-    return named
+    named = rule.partition(":")[0].split(" and ")
+    return named if set(named) <= set(COMPILED_POLICIES) else USERS.get(RULES[rule][0], "").split()
 
 
 def _first_difference(
