@@ -21,13 +21,15 @@ from typing import Any, Final, TypeVar, cast
 
 import numba
 
+from apex_sim.numba_library import PartCompiler, RootCompiler
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Files of the package that decide what machine code is made: compiled functions, and how they are compiled.
 SOURCES: Final = (
     "machine_code.py",
+    "numba_library.py",
     "cost/decode_line.py",
-    "cost/draft_price.py",
     "cost/look_up.py",
     "cost/rank_price.py",
     "cost/step_price.py",
@@ -49,15 +51,16 @@ def compiled(function: Function) -> Function:
 
     IEEE arithmetic as written: no reassociation, no fused multiply-add, so that equal inputs give equal bits.
     """
-    return _compile(function, no_cfunc_wrapper=True)
+    return _compile(function, pipeline_class=RootCompiler, no_cfunc_wrapper=True)
 
 
 def inner(function: Function) -> Function:
     """Compile `function` as `compiled` does, for callers that are compiled as well: Python cannot call it."""
-    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+    options = {"cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
+    return _compile(function, pipeline_class=PartCompiler, **options)
 
 
-def _compile(function: Function, **options: bool) -> Function:
+def _compile(function: Function, **options: Any) -> Function:
     """Compile without Numba's reference counts: nothing is allocated, and counting took 20 times the work itself.
 
     Python's lock is let go, so that a signal can be taken while machine code runs.
@@ -68,9 +71,8 @@ def _compile(function: Function, **options: bool) -> Function:
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder or before)
     try:
-        decorated: Any = njit(cache=folder is not None, nogil=True, _nrt=False, error_model="numpy", **options)(
-            function
-        )
+        usual = {"cache": folder is not None, "nogil": True, "_nrt": False, "error_model": "numpy"}
+        decorated: Any = njit(**(usual | options))(function)
     finally:
         settings.CACHE_DIR = before
     return cast("Function", decorated)

@@ -212,7 +212,12 @@ def _print_commands(parts: set[str]) -> None:
         print(f"apex job: {found['plans']:.0f} plans, kernels {found['kernel_s']:.2f} CPU-s", flush=True)
         print(f"apex job, whole warm command: {_cpu_s([*_apex_arguments(), '--no-files']):.2f} CPU-s", flush=True)
     if "cold" in parts:
-        for policy, preset in (("unified", "vllm-1"), ("chunked", "vllm-0.6"), ("prefill-first", "vllm-0.6")):
+        for policy, preset in (
+            ("unified", "vllm-1"),
+            ("chunked", "vllm-0.6"),
+            ("prefill-first", "vllm-0.6"),
+            ("sglang", "sglang"),
+        ):
             flags = _simulate("--preset", preset, "--policy", policy)
             _print_cold(policy, flags)
         _print_cold("whole search of the apex job", [*_apex_arguments(), "--no-files"])

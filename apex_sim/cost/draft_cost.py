@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from apex_sim.cost.draft_price import price_draft
-from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_batch import StepBatch, Window
+from apex_sim.cost.step_price import price_step
 from apex_sim.cost.step_tables import StageTables
 
 
@@ -37,10 +36,6 @@ class DraftBatch:
         if samples:
             self.follow.add(past_tokens + new_tokens - 1, 1, True, True)
 
-    def sums(self) -> Floats:
-        """Return the sums of both, one row each."""
-        return np.stack([self.first.sums(), self.follow.sums()])
-
 
 @dataclass(frozen=True, slots=True)
 class DraftCost:
@@ -55,12 +50,8 @@ class DraftCost:
     def price(self, batch: DraftBatch) -> tuple[float, float]:
         """Return device time and energy above idle of each device."""
         attention_s = np.zeros((2, self.n_groups))
-        return price_draft(
-            self.first.numbers,
-            self.first.layout,
-            self.follow.numbers,
-            self.follow.layout,
-            batch.sums(),
-            float(self.n_next),
-            attention_s,
-        )
+        device_s, dynamic_j, *_ = price_step(self.first.numbers, self.first.layout, batch.first.sums(), attention_s)
+        if self.n_next and batch.follow.n_tokens:
+            next_s, next_j, *_ = price_step(self.follow.numbers, self.follow.layout, batch.follow.sums(), attention_s)
+            device_s, dynamic_j = device_s + self.n_next * next_s, dynamic_j + self.n_next * next_j
+        return device_s, dynamic_j

@@ -46,20 +46,14 @@ class StageMeter:
         self.dynamic_j = 0.0
 
     @classmethod
-    def of_counts(
-        cls,
-        stage: StageModel,
-        token_visits: Floats,
-        joint_visits: Floats,
-        head_visits: Floats,
-        attention_s: Floats,
-        totals: Any,
-    ) -> StageMeter:
-        """Return the meter of a stage that the compiled engine has counted; `totals` is its record."""
+    def of_counts(cls, stage: StageModel, visits: Floats, attention_s: Floats, totals: Any) -> StageMeter:
+        """Return the meter of a stage that the compiled engine has counted.
+
+        `visits` has rows for the token, joint and head tables, `totals` is the stage's record.
+        """
         meter = cls(stage)
-        meter._token_visits[:] = token_visits[: len(meter._token_visits)]
-        meter._joint_visits[:] = joint_visits[: len(meter._joint_visits)]
-        meter._head_visits[:] = head_visits[: len(meter._head_visits)]
+        for own, counted in zip((meter._token_visits, meter._joint_visits, meter._head_visits), visits, strict=True):
+            own[:] = counted[: len(own)]
         meter._prefill_s, meter._decode_s = attention_s[:, : len(stage.attention)].tolist()
         meter._attention_outside_s = float(totals["outside_s"])
         meter.n_steps = int(totals["n_steps"])

@@ -14,7 +14,7 @@ import numpy as np
 
 from apex_sim.cost import step_tables as of
 from apex_sim.cost.parts import Floats
-from apex_sim.cost.step_model import StepModel
+from apex_sim.cost.step_model import StageModel, StepModel
 from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
 from apex_sim.instance.draft_arrays import draft_rows_of, point_at_draft
@@ -148,27 +148,21 @@ def start(
         coming_s=np.zeros(n),
         coming=np.zeros(n, dtype=np.int64),
         left=np.zeros(n, dtype=np.int64),
-        host_waiters=np.zeros(n_queues, dtype=np.int64),
         window_lists=np.array(memory.layout.window_lists, dtype=np.int64).reshape(-1, 2),
         windows=np.array([window or 0 for window in step_model.windows], dtype=np.int64),
         numbers=np.concatenate([*numbers, *(table.numbers for table in drafts)]),
         layout=np.concatenate([*layouts, *(table.layout for table in drafts)]),
-        token_visits=np.zeros((n_stages, max(len(stage.tokens.totals_s) for stage in step_model.stages) + 1)),
-        joint_visits=np.zeros((n_stages, max(stage.n_joint_knots for stage in step_model.stages) + 1)),
-        head_visits=np.zeros((n_stages, max(len(stage.head.totals_s) for stage in step_model.stages))),
+        visits=np.zeros((3, n_stages, max(map(_n_knots, step_model.stages)))),
         attention_s=np.zeros((n_stages, 2, n_groups)),
         gaps=np.zeros(N_BINS, dtype=np.int64),
         steps=np.zeros((_MOST_STEPS, len(STEP_COLUMNS))),
-        sampling=np.array([0, 1, 1, 0], dtype=np.int64),
         sums=np.zeros(n_sums),
-        growing=np.zeros(len(step_model.windows)),
-        room=np.zeros(len(step_model.windows)),
+        growth=np.zeros((2, len(step_model.windows))),
         line=np.zeros((3, n_groups)),
         price_s=np.zeros((2, max(n_groups, step_model.draft.n_groups if step_model.draft else 0))),
         preempted=np.zeros(most_running, dtype=np.int64),
         holes=np.zeros((n_queues, most_running + 1, 2), dtype=np.int64),
         swapped=np.zeros((n_queues, most_running), dtype=np.int64),
-        reserve=np.zeros(1, dtype=at.RESERVE),
         rank_sums=np.zeros((n_queues, n_sums)),
         most=np.zeros(n_sums),
         drafts=draft_rows_of(step_model),
@@ -198,6 +192,11 @@ def start(
         stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(own_layout)
         numbers_at, layout_at = numbers_at + len(own_numbers), layout_at + len(own_layout)
     return state
+
+
+def _n_knots(stage: StageModel) -> int:
+    """Return the length of the longest table of a stage, and one for the knot behind its last."""
+    return max(len(stage.tokens.totals_s), stage.n_joint_knots, len(stage.head.totals_s)) + 1
 
 
 def _units(full: Sequence[tuple[int, ...]], n_queues: int) -> dict[str, Any]:
@@ -232,7 +231,7 @@ def _reserve(state: State, rule: Reservation | None) -> None:
     if rule is None:
         return
     for name in ("first_ratio", "least_ratio", "decay_ratio", "retract_steps", "clip_tokens", "max_prefill_tokens"):
-        state.reserve[name] = getattr(rule, name)
+        state.engine[name] = getattr(rule, name)
     state.queues["start_ratio"] = rule.first_ratio
 
 
@@ -243,6 +242,7 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_full_lists"], engine["n_lists"] = memory.layout.n_full_lists, memory.layout.n_lists
     engine["depth"], engine["runs_ahead"] = depth, int(settings.async_scheduling)
     engine["host_holder"], engine["until_s"] = -1, np.inf
+    engine["row_stride"] = engine["n_to_next_row"] = 1
     engine["swaps"] = int(settings.swaps)
     engine["n_draft_tokens"] = settings.n_draft_tokens
     ranks = shape.preset.ranks if shape.attention_dp > 1 else None

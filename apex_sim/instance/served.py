@@ -47,13 +47,11 @@ def served_of(state: State, requests: at.Records, step_model: StepModel) -> Serv
         raise InvariantError(1, f"{lost} requests never ended")
     gaps = LatencyHistogram()
     gaps.counts, gaps.n, gaps.sum_s = state.gaps.tolist(), int(engine["n_gaps"]), float(engine["sum_gaps_s"])
-    rows, _, _, n_steps = state.sampling.tolist()
+    rows, n_steps = int(engine["n_rows"]), int(engine["n_steps"])
     meters = tuple(
         StageMeter.of_counts(
             stage,
-            state.token_visits[index],
-            state.joint_visits[index],
-            state.head_visits[index],
+            state.visits[:, index],
             state.attention_s[index],
             state.stages[index],
         )

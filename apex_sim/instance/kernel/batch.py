@@ -67,7 +67,7 @@ def _is_same(state: State, queue: int, slot: int) -> bool:
 @inner
 def _sum_up(state: State, queue: int) -> None:
     """Sum up the batch as `StepBatch` does."""
-    sums, growing, room, windows = state.sums, state.growing, state.room, state.windows
+    sums, growing, room, windows = state.sums, state.growth[0], state.growth[1], state.windows
     sums[:] = 0.0
     growing[:] = 0.0
     room[:] = _NO_LIMIT
@@ -124,9 +124,9 @@ def _price(state: State, stage: int) -> tuple[float, float]:
             numbers, layout, state.rank_sums, state.most, state.sums, state.line, price_s
         )
         knot, fraction = locate(n_joint)
-        state.joint_visits[stage, knot] += 1.0 - fraction
+        state.visits[1, stage, knot] += 1.0 - fraction
         if fraction > 0.0:
-            state.joint_visits[stage, knot + 1] += fraction
+            state.visits[1, stage, knot + 1] += fraction
     else:
         device_s, dynamic_j, launch_s, slowdown_s, outside_s, knot, fraction = price_step(
             numbers, layout, state.sums, price_s
@@ -145,10 +145,10 @@ def _price(state: State, stage: int) -> tuple[float, float]:
     record["slowdown_s"] += slowdown_s
     record["dynamic_j"] += dynamic_j
     record["outside_s"] += outside_s
-    state.token_visits[stage, knot] += 1.0 - fraction
+    state.visits[0, stage, knot] += 1.0 - fraction
     if fraction > 0.0:
-        state.token_visits[stage, knot + 1] += fraction
-    state.head_visits[stage, int(state.sums[of.N_SAMPLED])] += 1.0
+        state.visits[0, stage, knot + 1] += fraction
+    state.visits[2, stage, int(state.sums[of.N_SAMPLED])] += 1.0
     for group in range(layout[of.N_GROUPS]):
         state.attention_s[stage, 0, group] += price_s[0, group]
         state.attention_s[stage, 1, group] += price_s[1, group]
@@ -201,7 +201,7 @@ def _along_line(state: State, queue: int, device_s: float, first_j: float) -> fl
         numbers = state.numbers[stage["numbers_at"] : stage["numbers_end"]]
         layout = state.layout[stage["layout_at"] : stage["layout_end"]]
         n_steps, growth_s, growth_j = price_line(
-            numbers, layout, state.sums, state.growing, state.room, first_j, device_s, state.line[1:]
+            numbers, layout, state.sums, state.growth[0], state.growth[1], first_j, device_s, state.line[1:]
         )
         begin_s = max(engine["now_s"], stage["free_s"])
         engine["line_start_s"] = record["decided_s"] if sequential else begin_s
@@ -223,7 +223,7 @@ def _along_line(state: State, queue: int, device_s: float, first_j: float) -> fl
 @inner
 def sample_step(state: State, queue: int, end_s: float) -> None:
     """Keep the step that was just sent."""
-    engine, record, row, n_sequences = state.engine[0], state.queues[queue], state.sampling[0] - 1, 0
+    engine, record, row, n_sequences = state.engine[0], state.queues[queue], state.engine[0]["n_rows"] - 1, 0
     for rank in range(engine["n_ranks"]):
         n_sequences += state.queues[queue + rank]["n_entries"]
     steps, dynamic_j = state.steps, 0.0

@@ -186,10 +186,10 @@ def _count_steps(state: State, n_steps: int, host_s: float) -> None:
         stage["host_s"] += n * host_s
         stage["dynamic_j"] += state.numbers[stage["numbers_at"] + of.ACTIVE_W] * n * host_s
     knot, fraction = int(engine["line_knot"]), engine["line_fraction"]
-    state.token_visits[0, knot] += n * (1.0 - fraction)
+    state.visits[0, 0, knot] += n * (1.0 - fraction)
     if fraction > 0.0:
-        state.token_visits[0, knot + 1] += n * fraction
-    state.head_visits[0, sampled] += n
+        state.visits[0, 0, knot + 1] += n * fraction
+    state.visits[2, 0, sampled] += n
     stage["outside_s"] += n * engine["line_outside_s"]
     for group in range(state.line.shape[1]):
         state.attention_s[0, 1, group] += n * state.line[0, group] + places * state.line[1, group]

@@ -108,7 +108,7 @@ def _enqueue(state: State) -> None:
     if state.queues[leader]["phase"] == at.IDLE:
         for rank in range(leader, leader + engine["n_ranks"]):
             rested = state.queues[rank]
-            rested["start_ratio"], rested["n_decays"] = state.reserve[0]["first_ratio"], 0
+            rested["start_ratio"], rested["n_decays"] = state.engine[0]["first_ratio"], 0
             rested["is_full"], rested["n_seats"] = 0, 0
         _go_on(state, leader)
 
@@ -167,19 +167,22 @@ def _go_on(state: State, queue: int) -> None:
 
 @inner
 def _ask_for_host(state: State, queue: int) -> None:
-    engine = state.engine[0]
-    state.queues[queue]["phase"] = at.WANTS_HOST
-    state.host_waiters[engine["n_host_waiters"]] = queue
+    engine, record = state.engine[0], state.queues[queue]
+    record["phase"], record["asked"] = at.WANTS_HOST, engine["n_asked"]
+    engine["n_asked"] += 1
     engine["n_host_waiters"] += 1
 
 
 @inner
 def _next_host_waiter(state: State) -> int:
-    engine, queue = state.engine[0], state.host_waiters[0]
+    """Return the queue that asked for the host before the others that still want it."""
+    engine, first = state.engine[0], -1
     engine["n_host_waiters"] -= 1
-    for index in range(engine["n_host_waiters"]):
-        state.host_waiters[index] = state.host_waiters[index + 1]
-    return int(queue)
+    for queue in range(len(state.queues)):
+        record = state.queues[queue]
+        if record["phase"] == at.WANTS_HOST and (first < 0 or record["asked"] < state.queues[first]["asked"]):
+            first = queue
+    return first
 
 
 @inner

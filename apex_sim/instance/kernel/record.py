@@ -41,19 +41,19 @@ def count_gaps(state: State, first_s: float, growth_s: float, n_gaps: int, count
 @inner
 def is_sampled(state: State, n_steps: int) -> bool:
     """Whether the last of the next `n_steps` steps is kept; every other row goes when the sample is full."""
-    sampling = state.sampling
-    sampling[3] += n_steps
-    sampling[2] -= n_steps
-    if sampling[2] > 0:
+    engine = state.engine[0]
+    engine["n_steps"] += n_steps
+    engine["n_to_next_row"] -= n_steps
+    if engine["n_to_next_row"] > 0:
         return False
-    if sampling[0] == len(state.steps):
-        for row in range(sampling[0] // 2):
+    if engine["n_rows"] == len(state.steps):
+        for row in range(engine["n_rows"] // 2):
             for column in range(state.steps.shape[1]):
                 state.steps[row, column] = state.steps[2 * row, column]
-        sampling[0] //= 2
-        sampling[1] *= 2
-    sampling[2] = sampling[1]
-    sampling[0] += 1
+        engine["n_rows"] //= 2
+        engine["row_stride"] *= 2
+    engine["n_to_next_row"] = engine["row_stride"]
+    engine["n_rows"] += 1
     return True
 
 

@@ -47,7 +47,7 @@ def _decide(state: State, queue: int) -> None:
 @inner
 def _prefill(state: State, queue: int) -> None:
     """Go on with the prompt under way and admit others; `rest` holds what they may still take."""
-    record, engine, rest = state.queues[queue], state.engine[0], state.reserve[0]
+    record, engine, rest = state.queues[queue], state.engine[0], state.engine[0]
     n_seats = engine["max_num_seqs"] - record["n_seats"]
     _open_budget(state, queue)
     if record["under_way"] > 0:
@@ -67,7 +67,7 @@ def _prefill(state: State, queue: int) -> None:
 
 @inner
 def _open_budget(state: State, queue: int) -> None:
-    record, rest, most = state.queues[queue], state.reserve[0], 0
+    record, rest, most = state.queues[queue], state.engine[0], 0
     for index in range(record["n_running"]):
         request = state.running[queue, index]
         if request + 1 != record["under_way"]:
@@ -82,7 +82,7 @@ def _open_budget(state: State, queue: int) -> None:
 
 @inner
 def _ratio(state: State, queue: int) -> float:
-    record, rest = state.queues[queue], state.reserve[0]
+    record, rest = state.queues[queue], state.engine[0]
     if record["n_decays"] == 0:
         return float(record["start_ratio"])
     return float(max(record["start_ratio"] - record["n_decays"] * rest["decay_ratio"], rest["least_ratio"]))
@@ -112,7 +112,7 @@ def _paged(state: State, n_tokens: int) -> int:
 
 @inner
 def _charge(state: State, n_tokens: int, n_reserved: int) -> None:
-    rest, paged = state.reserve[0], _paged(state, n_tokens)
+    rest, paged = state.engine[0], _paged(state, n_tokens)
     rest["total_left"] -= paged + n_reserved
     rest["free_left"] -= paged
     rest["input_left"] -= paged
@@ -122,7 +122,7 @@ def _charge(state: State, n_tokens: int, n_reserved: int) -> None:
 @inner
 def _go_on(state: State, queue: int) -> None:
     """Schedule the next chunk of the prompt under way, whose blocks it has."""
-    record, rest = state.queues[queue], state.reserve[0]
+    record, rest = state.queues[queue], state.engine[0]
     request = record["under_way"] - 1
     n_left = n_uncomputed(state, request)
     n_new = min(n_left, rest["chunk_left"])
@@ -137,7 +137,7 @@ def _go_on(state: State, queue: int) -> None:
 @inner
 def _admit(state: State, queue: int) -> bool:
     """Admit the head of `waiting`, whole or its first chunk; False, and perhaps full, if it has to wait."""
-    record, rest, page = state.queues[queue], state.reserve[0], state.engine[0]["block_size"]
+    record, rest, page = state.queues[queue], state.engine[0], state.engine[0]["block_size"]
     request = head(state, queue)
     limit, n_left = _max_new_tokens(state, queue, request), n_uncomputed(state, request)
     total = n_left + min(max(limit - state.requests[request]["generated"], 0), rest["clip_tokens"])
@@ -203,7 +203,7 @@ def _blocks_missing(state: State, queue: int) -> int:
 @inner
 def _retract(state: State, queue: int, n_ready: int) -> None:
     """Send running requests to the end of `waiting` until the others' next tokens fit, and reserve more."""
-    record, running, rest = state.queues[queue], state.running, state.reserve[0]
+    record, running, rest = state.queues[queue], state.running, state.engine[0]
     _sort_running(state, queue)
     while n_ready > 1 and _blocks_missing(state, queue) > record["n_free"]:
         _retract_last(state, queue)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from apex_sim.cost import step_tables as of
-from apex_sim.cost.draft_price import price_draft
+from apex_sim.cost.step_price import price_step
 from apex_sim.draw import ACCEPTANCE, uniform
 from apex_sim.instance.kernel.state import State
 from apex_sim.machine_code import inner
@@ -47,12 +47,15 @@ def draft_cost(state: State, queue: int) -> tuple[float, float]:
             place, window = of.BY_CLASS + which * of.CLASS_FIELDS, windows[which]
             sums[1, place + of.DECODE_KEYS] += context if window == 0 else min(context, window)
     sums[1, of.N_TOKENS] = sums[1, of.N_SAMPLED] = sums[1, of.N_DECODE] = sums[0, of.N_SAMPLED]
-    return price_draft(
-        state.numbers[engine["first_numbers_at"] : engine["next_numbers_at"]],
-        state.layout[engine["first_layout_at"] : engine["next_layout_at"]],
-        state.numbers[engine["next_numbers_at"] :],
-        state.layout[engine["next_layout_at"] :],
-        sums,
-        engine["n_draft_passes"],
-        state.price_s,
-    )
+    device_s, dynamic_j, n_passes = 0.0, 0.0, 1.0
+    numbers_at, layout_at = engine["first_numbers_at"], engine["first_layout_at"]
+    for which in range(len(sums)):
+        if n_passes > 0.0 and sums[which, of.N_TOKENS] > 0.0:
+            pass_s, pass_j, _, _, _, _, _ = price_step(
+                state.numbers[numbers_at:], state.layout[layout_at:], sums[which], state.price_s
+            )
+            device_s += n_passes * pass_s
+            dynamic_j += n_passes * pass_j
+        numbers_at, layout_at = engine["next_numbers_at"], engine["next_layout_at"]
+        n_passes = engine["n_draft_passes"]
+    return device_s, dynamic_j

@@ -73,6 +73,7 @@ QUEUE: Final = np.dtype(
         ("n_same", np.int64),
         ("decided_s", np.float64),
         ("host_s", np.float64),
+        ("asked", np.int64),
         ("n_holes", np.int64),
         ("n_swapped", np.int64),
         ("n_host_free", np.int64),
@@ -87,22 +88,6 @@ QUEUE: Final = np.dtype(
         ("first_free", np.int64),
         ("last_free", np.int64),
         ("spare", np.int64),
-    ]
-)
-
-#: The rule of reservation (as in `Reservation`), and what a batch of prompts may still take under it.
-RESERVE: Final = np.dtype(
-    [
-        ("first_ratio", np.float64),
-        ("least_ratio", np.float64),
-        ("decay_ratio", np.float64),
-        ("retract_steps", np.int64),
-        ("clip_tokens", np.int64),
-        ("max_prefill_tokens", np.int64),
-        ("total_left", np.float64),
-        ("free_left", np.int64),
-        ("input_left", np.int64),
-        ("chunk_left", np.int64),
     ]
 )
 
@@ -178,6 +163,21 @@ ENGINE: Final = np.dtype(
         ("most_blocks_used", np.int64),
         ("n_leaps", np.int64),
         ("n_leapt_steps", np.int64),
+        ("n_rows", np.int64),
+        ("row_stride", np.int64),
+        ("n_to_next_row", np.int64),
+        ("n_steps", np.int64),
+        ("n_asked", np.int64),
+        ("first_ratio", np.float64),
+        ("least_ratio", np.float64),
+        ("decay_ratio", np.float64),
+        ("retract_steps", np.int64),
+        ("clip_tokens", np.int64),
+        ("max_prefill_tokens", np.int64),
+        ("total_left", np.float64),
+        ("free_left", np.int64),
+        ("input_left", np.int64),
+        ("chunk_left", np.int64),
     ]
 )
 
@@ -234,20 +234,21 @@ class State(NamedTuple):
 
     Parameters
     ----------
-    requests, queues, stages : records; `engine` and `reserve` have one.
+    requests, queues, stages : records; `engine` has one.
     waiting : (queues, capacity): ring of requests by queue, a heap if sorted.
     running, entries : (queues, sequences), in the policy's order; the second is the batch that is being decided.
     flights : (queues, batches in flight, sequences): entries of batches handed over, a ring; then lengths and ends.
     coming_s, coming : when the next requests reach the scheduler, in order, and which.
-    left : requests that are gone, and `host_waiters` : queues that asked for the host, both in order.
+    left : requests that are gone, in order.
     window_lists : (windows, 2): block lists, and most blocks in each, of layers with windows.
     windows : tokens of each attention window of the model, 0 for full attention.
     numbers, layout : tables of all stages, then those of a draft's first and later passes.
-    token_visits, joint_visits, head_visits : (stages, knots); `attention_s` : (stages, 2, groups): on prefill, decode.
+    visits : (3, stages, knots): of the token, joint and head tables.
+    attention_s : (stages, 2, groups): spent on prefill and decode.
     gaps : counts of inter-token gaps, as in `LatencyHistogram`.
-    steps : sampled steps, columns as in `StepRecords`; `sampling` : rows in use, stride, steps until the next row.
+    steps : sampled steps, columns as in `StepRecords`.
     line : (3, groups): decode attention in the line's first step, what each step adds, what of that is outside data.
-    sums, growing, room, price_s, preempted : scratch.
+    sums, price_s, preempted : scratch, and `growth` : (2, windows): decodes that see another key, and for how long.
     units : records of all prompts' units, then of stretches of free blocks without one.
     unit_numbers, unit_held : of all prompts one after the other: which unit, and whether the request holds it.
     unit_first : where each request's units begin.
@@ -270,21 +271,16 @@ class State(NamedTuple):
     coming_s: Floats
     coming: Ints
     left: Ints
-    host_waiters: Ints
     window_lists: Ints
     windows: Ints
     numbers: Floats
     layout: Ints
-    token_visits: Floats
-    joint_visits: Floats
-    head_visits: Floats
+    visits: Floats
     attention_s: Floats
     gaps: Ints
     steps: Floats
-    sampling: Ints
     sums: Floats
-    growing: Floats
-    room: Floats
+    growth: Floats
     line: Floats
     price_s: Floats
     preempted: Ints
@@ -292,7 +288,6 @@ class State(NamedTuple):
     unit_numbers: Ints
     unit_first: Ints
     unit_held: Ints
-    reserve: Records
     holes: Ints
     swapped: Ints
     drafts: Floats
