@@ -10,6 +10,9 @@ has not settled, and is called too short unless the offered load passes the esti
 Chance: Poisson arrivals at rate l that stay S have a number in the system of mean l E[S], whose autocovariance
 integrates to l E[S^2] (M/G/infinity); a line through it over a time T rises by a variance of 12 l E[S^2] / T, and of
 6/5 l T at most, that of arrivals which never leave.
+
+Where the queue is sorted, few requests with much work may pile up behind many with little.  There each request counts
+by its tokens over the mean, w, and variances by w^2.
 """
 
 from __future__ import annotations
@@ -66,13 +69,14 @@ def judge_stability(run: FleetRun, workload: Workload, capacity_per_s: float) ->
     if window_s <= 0:
         return Stability(None, "all requests arrive at once: no offered rate" if n else "every request was rejected")
     load = (n - 1) / window_s / capacity_per_s
-    backlog, share, least = _growth(arrivals, requests.scheduled_s[served], window_s)
-    noise = _noise(run, requests.scheduled_s - requests.arrival_s, window_s)
+    weights, unit = _weights(run)
+    backlog, share, least = _growth(arrivals, requests.scheduled_s[served], weights[served], window_s)
+    noise = _noise(run, requests.scheduled_s - requests.arrival_s, weights, window_s)
     if share > _GROWTH_FRAC and backlog > noise and least > _WORKED_OFF:
-        reason = f"backlog grows by {backlog:.0f} requests, {share:.0%} of arrivals"
+        reason = f"backlog grows by {backlog:.0f} {unit}, {share:.0%} of arrivals"
         return Stability(False, reason, load, share, backlog)
-    in_system, in_system_share, _ = _growth(arrivals, requests.finish_s[served], window_s)
-    settling = in_system_share > _GROWTH_FRAC and in_system > _noise(run, requests.e2e_s, window_s)
+    in_system, in_system_share, _ = _growth(arrivals, requests.finish_s[served], weights[served], window_s)
+    settling = in_system_share > _GROWTH_FRAC and in_system > _noise(run, requests.e2e_s, weights, window_s)
     mean_e2e_s = float(np.nanmean(requests.e2e_s)) if requests.finished.any() else math.inf
     if n < _FEW_ARRIVALS or settling or mean_e2e_s > window_s / 2:
         if load >= 1:
@@ -84,22 +88,34 @@ def judge_stability(run: FleetRun, workload: Workload, capacity_per_s: float) ->
     return Stability(True, "backlog does not grow", load, share, backlog)
 
 
-def _noise(run: FleetRun, stay_s: Floats, window_s: float) -> float:
+def _weights(run: FleetRun) -> tuple[Floats, str]:
+    """Return what each request counts, and the name of one."""
+    requests = run.requests
+    if not any(shape.scheduler.sorts_queue for shape, _ in run.plan.instances):
+        return np.ones(len(requests.arrival_s)), "requests"
+    tokens = requests.prompt_tokens + requests.output_tokens
+    return tokens / tokens.mean(), "mean requests by tokens"
+
+
+def _noise(run: FleetRun, stay_s: Floats, weights: Floats, window_s: float) -> float:
     """Return three standard deviations of the growth that stays of `stay_s` show by chance, at least those of one."""
-    mean = float(np.nansum(stay_s)) / run.makespan_s
-    trend = 12 * float(np.nansum(stay_s**2)) / run.makespan_s / (_FITTED_FRAC * window_s)
-    n_arrived = _FITTED_FRAC * len(stay_s)
+    mean = float(np.nansum(weights**2 * stay_s)) / run.makespan_s
+    trend = 12 * float(np.nansum((weights * stay_s) ** 2)) / run.makespan_s / (_FITTED_FRAC * window_s)
+    n_arrived = _FITTED_FRAC * float((weights**2).sum())
     return 3 * math.sqrt(max(min(max(mean, trend), 6 / 5 * n_arrived), 1.0))
 
 
-def _growth(arrivals: Floats, left_s: Floats, window_s: float) -> tuple[float, float, int]:
-    """Return by how many requests the number of those that arrived and have not left grew, that per arrival, and the
-    least such number during the last third of the fitted time.
+def _growth(arrivals: Floats, left_s: Floats, weights: Floats, window_s: float) -> tuple[float, float, float]:
+    """Return by how much the weight of those that arrived and have not left grew, that over what arrived, and the
+    least such weight during the last third of the fitted time.
     """
-    left_s = np.sort(np.where(np.isnan(left_s), math.inf, left_s))
+    left_s = np.where(np.isnan(left_s), math.inf, left_s)
+    order = np.argsort(left_s, kind="stable")
+    arrived = np.concatenate([[0.0], np.cumsum(weights)])
+    left = np.concatenate([[0.0], np.cumsum(weights[order])])
     shares = np.linspace(0.0, 1.0, _N_SAMPLES)
     times = arrivals[-1] - (1.0 - shares) * _FITTED_FRAC * window_s
-    backlog = np.searchsorted(arrivals, times, side="right") - np.searchsorted(left_s, times, side="right")
+    came = arrived[np.searchsorted(arrivals, times, side="right")]
+    backlog = came - left[np.searchsorted(left_s[order], times, side="right")]
     grew = float(np.polyfit(shares, backlog, 1)[0])
-    n_arrived = np.searchsorted(arrivals, times[-1], side="right") - np.searchsorted(arrivals, times[0], side="right")
-    return grew, grew / max(int(n_arrived), 1), int(backlog[-_N_SAMPLES // 3 :].min())
+    return grew, grew / max(float(came[-1] - came[0]), 1.0), float(backlog[-_N_SAMPLES // 3 :].min())
