@@ -15,7 +15,7 @@ PACKAGE = ROOT / "apex_sim"
 
 #: Lowest first; parts of one layer do not know each other, except in the lowest.  docs/design.md, section 3.
 LAYERS = (
-    {"errors", "units", "files", "catalogue", "machine_code", "draw"},
+    {"errors", "units", "files", "catalogue", "machine_code", "numba_library", "draw"},
     {"hardware", "model", "workload"},
     {"preset"},
     {"plan"},
