@@ -71,7 +71,6 @@ def tabulate_stage(
         at.GRAPHS_PAD: int(graphs.pads),
         at.GRAPH_CONTEXT_TOKENS: graphs.max_context_tokens or _NO_LIMIT,
         at.N_GROUPS: len(attention),
-        at.N_RANKS: shape.attention_dp,
         at.JOINT_AT: packer.add(joint.totals_s) if joint else 0,
         at.SPREAD_AT: 0 if spread_s is None else packer.add(spread_s),
         at.EAGER_PADS: int(ranks is not None and ranks.eager == "cheaper"),

@@ -66,15 +66,14 @@ GRAPHS_PAD: Final = 6
 GRAPH_CONTEXT_TOKENS: Final = 7
 N_GROUPS: Final = 8
 GROUPS_AT: Final = 9
-#: Attention DP: ranks, the table of what they do together by the tokens of all of them, whether eager steps are padded
-#: to the largest rank where that moves no more bytes, and tokens of a rank that has nothing to do.
-N_RANKS: Final = 10
-JOINT_AT: Final = 11
-EAGER_PADS: Final = 12
-DUMMY_TOKENS: Final = 13
+#: Attention DP: the table of what all ranks do together, whether eager steps are padded to the largest rank where that
+#: moves no more bytes, and tokens of a rank that has nothing to do.
+JOINT_AT: Final = 10
+EAGER_PADS: Final = 11
+DUMMY_TOKENS: Final = 12
 #: One deviation of the experts' time, by the knots of their table; 0 where it does not vary.
-SPREAD_AT: Final = 14
-N_HEADER: Final = 15
+SPREAD_AT: Final = 13
+N_HEADER: Final = 14
 
 #: A group of layers that attend alike, from `GROUPS_AT` on: its window's index among the batch's, and the window.
 CLASS: Final = 0

@@ -99,10 +99,11 @@ def fleet_run(
 
 def asked_of(workload: Workload, shape: Shape, mine: np.ndarray, place: int = 0) -> Asked:
     """Return the requests of `workload` that the mask `mine` gives to the instance at `place`."""
-    columns, load = workload.requests, workload.load
+    columns, load, rows = workload.requests, workload.load, np.flatnonzero(mine)
+    caches = shape.scheduler.prefix_cache and columns.prefix_hashes is not None
     prompts, limits = columns.prompt_tokens[mine], columns.max_output_tokens[mine]
     room = shape.scheduler.max_model_len - prompts
-    arrival_s = columns.arrival_s[mine] if load.kind == "trace" else np.zeros(int(mine.sum()))
+    arrival_s = columns.arrival_s[mine] if load.kind == "trace" else np.zeros(len(rows))
     return Asked(
         arrival_s,
         prompts,
@@ -110,9 +111,9 @@ def asked_of(workload: Workload, shape: Shape, mine: np.ndarray, place: int = 0)
         np.where(limits > 0, np.minimum(limits, room), room),
         queue_ranks(workload, shape.scheduler)[mine],
         load.concurrency,
-        columns.hash_block_tokens if columns.prefix_hashes else None,
-        [columns.full_blocks(row) for row in np.flatnonzero(mine).tolist()],
-        np.flatnonzero(mine),
+        columns.hash_block_tokens if caches else None,
+        [columns.full_blocks(row) for row in rows.tolist()] if caches else (),
+        rows,
         workload.seed or 0,
         place,
     )

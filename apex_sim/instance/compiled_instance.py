@@ -166,7 +166,7 @@ def start(
         rank_sums=np.zeros((n_queues, n_sums)),
         most=np.zeros(n_sums),
         drafts=draft_rows_of(step_model),
-        **_units(units if prefixes else [()] * n, n_queues),
+        **_units(units if prefixes else (), n, n_queues),
     )
     _reserve(state, settings.reservation)
     _settle(state.engine[0], shape, memory, depth)
@@ -199,12 +199,13 @@ def _n_knots(stage: StageModel) -> int:
     return max(len(stage.tokens.totals_s), stage.n_joint_knots, len(stage.head.totals_s)) + 1
 
 
-def _units(full: Sequence[tuple[int, ...]], n_queues: int) -> dict[str, Any]:
+def _units(full: Sequence[tuple[int, ...]], n_requests: int, n_queues: int) -> dict[str, Any]:
     """Return the units of all prompts, numbered from 0, one request after the other, and their records in each queue.
 
-    A queue's free blocks need a record for each unit and one more for each gap between two.
+    Without prompts in `full` no request has any.  A queue's free blocks need a record for each unit and one more for
+    each gap between two.
     """
-    counts = np.array([len(units) for units in full], dtype=np.int64)
+    counts = np.array([len(units) for units in full] or np.zeros(n_requests), dtype=np.int64)
     flat = np.fromiter((unit for units in full for unit in units), dtype=np.int64, count=int(counts.sum()))
     distinct, numbers = np.unique(flat, return_inverse=True)
     records = np.zeros(n_queues * (2 * len(distinct) + 3), dtype=at.UNIT)

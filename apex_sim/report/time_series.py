@@ -98,9 +98,8 @@ def draw_series(series: TimeSeries) -> list[str]:
 
 def _draw_lines(axes: Axes, time_s: Floats, lines: tuple[tuple[Floats, str], ...]) -> None:
     for index, (values, label) in enumerate(lines):
-        axes.plot(time_s, values, color=f"C{index}", linewidth=1.0, linestyle="-" if index == 0 else (0, (4, 1.5)))
-        if label:
-            axes.plot([], [], color=f"C{index}", label=label, linestyle="-" if index == 0 else (0, (4, 1.5)))
+        dashes = "-" if index == 0 else (0, (4, 1.5))
+        axes.plot(time_s, values, color=f"C{index}", linewidth=1.0, linestyle=dashes, label=label or None)
     if any(label for _, label in lines):
         axes.legend(loc="upper right", frameon=False, fontsize="small")
     axes.set_ylim(bottom=0.0)

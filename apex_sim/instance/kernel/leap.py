@@ -23,11 +23,11 @@ _MARGIN = 1.0 + 1e-9
 
 
 @inner
-def take_leap(state: State, queue: int) -> bool:
-    """Take as many further steps as are sure to hold the batch just sent; False if there are none."""
+def take_leap(state: State, queue: int) -> None:
+    """Take as many further steps as are sure to hold the batch just sent."""
     n_steps = _n_equal_steps(state, queue)
     if n_steps < 1:
-        return False
+        return
     engine, record, requests = state.engine[0], state.queues[queue], state.requests
     oldest = engine["line_done"] - record["n_flight"]
     first_s, last_s = line_end_s(state, oldest + 1), line_end_s(state, oldest + n_steps)
@@ -55,7 +55,6 @@ def take_leap(state: State, queue: int) -> bool:
     note_queues(state)
     if is_sampled(state, n_steps):
         sample_step(state, queue, end_s)
-    return True
 
 
 @inner
