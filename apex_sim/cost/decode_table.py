@@ -6,7 +6,7 @@ that each number of sequences is a knot; between knots of the mean context the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from apex_sim.cost.attention_launch import AttentionGroup, decode_launch, with_query_rows
 from apex_sim.cost.basis import Basis
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.operator_table import kernel_only
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.sizes import DecodeWork
 
@@ -38,6 +39,10 @@ class DecodeTable:
     n_launches: float
     gap_launches: float
     basis: Basis
+
+    def scaled(self, factor: float) -> DecodeTable:
+        """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
+        return replace(self, prices_s=self.prices_s * kernel_only(factor, 3))
 
 
 def tabulate_decode(

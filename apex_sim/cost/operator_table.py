@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,21 @@ class OperatorTable:
     n_launches: float
     gap_launches: float
     totals_s: Floats
+
+    def scaled(self, factor: float) -> OperatorTable:
+        """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
+        return replace(self, kernel_s=self.kernel_s * factor, totals_s=self.totals_s * kernel_only(factor, 4))
+
+
+def kernel_only(factor: float, n_columns: int) -> Floats:
+    """Return what multiplies the columns of a table whose first is kernel time.
+
+    Examples
+    --------
+    >>> kernel_only(1.5, 3).tolist()
+    [1.5, 1.0, 1.0]
+    """
+    return np.array([factor] + [1.0] * (n_columns - 1))
 
 
 def tabulate_operators(operators: list[Named], n_knots: int) -> OperatorTable:

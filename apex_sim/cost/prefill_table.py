@@ -8,7 +8,7 @@ fewer or more than those of the equal sequences that have the same pairs, a coar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -18,6 +18,7 @@ from apex_sim.cost.attention_launch import AttentionGroup, prefill_launch
 from apex_sim.cost.basis import Basis
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.linear_attention import CHUNK_TOKENS, LinearHeads
+from apex_sim.cost.operator_table import kernel_only
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.sizes import AttentionSizes, LatentSizes, PrefillWork
 
@@ -75,6 +76,10 @@ class PrefillTable:
     n_launches: float
     gap_launches: float
     basis: Basis
+
+    def scaled(self, factor: float) -> PrefillTable:
+        """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
+        return replace(self, prices_s=self.prices_s * kernel_only(factor, 3))
 
 
 def tabulate_prefill(

@@ -103,7 +103,9 @@ def _scalars(context: StageContext, tokens: OperatorTable, joint: OperatorTable 
     preset, scalars = context.shape.preset, np.zeros(at.N_SCALARS)
     growth = preset.slowdown.growth_of.get(context.shape.precision.weight, preset.slowdown.growth)
     scalars[at.LAUNCH_S], scalars[at.EAGER_LAUNCH_S] = preset.graphs.launch_s, preset.graphs.eager_launch_s
-    scalars[at.SLOW_BASE : at.SLOW_HALF_TOKENS + 1] = preset.slowdown.base, growth, preset.slowdown.half_tokens
+    prompt = preset.factors.prompt / preset.factors.decode  # the tables hold the decodes' kernel times
+    slow = prompt * preset.slowdown.base, prompt * growth, preset.slowdown.half_tokens
+    scalars[at.SLOW_BASE : at.SLOW_HALF_TOKENS + 1] = slow
     scalars[at.MODEL_SHARE_FRAC] = context.stage.n_layers / context.model.n_layers / context.stage.n_devices
     scalars[at.TOKEN_LAUNCHES], scalars[at.TOKEN_GAPS] = tokens.n_launches, tokens.gap_launches
     scalars[at.SWAP_BLOCK_S] = swap_block_s(context)

@@ -78,6 +78,7 @@ class StageModel:
     tables: StageTables
     joint: OperatorTable | None = None
     spread_s: Floats | None = None
+    classes: tuple[int, ...] = ()
 
     @property
     def n_joint_knots(self) -> int:
@@ -249,11 +250,23 @@ def _stage_model(
     tokens = tabulate_operators(list(tokenwise_operators(context, token_knots[1:])), len(token_knots))
     joint = _joint_table(context, max_tokens) if context.shape.attention_dp > 1 else None
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
+    classes = tuple(windows.index(group.window) for group in groups)
+    spread_s, factor = _spread_s(context, max_tokens), context.shape.preset.factors.decode
+    return close_stage(context, classes, tokens, head, attention, joint, spread_s, factor)
+
+
+def close_stage(
+    context: StageContext, classes: tuple[int, ...], tokens: OperatorTable, head: OperatorTable,
+    attention: Sequence[tuple[PrefillTable, DecodeTable]], joint: OperatorTable | None, spread_s: Floats | None,
+    factor: float,
+) -> StageModel:  # fmt: skip
+    """Return the stage of these tables, their kernels `factor` times as long; `classes` as in `tabulate_stage`."""
+    tokens, head, joint = tokens.scaled(factor), head.scaled(factor), joint.scaled(factor) if joint else None
+    attention = tuple((prefill.scaled(factor), decode.scaled(factor)) for prefill, decode in attention)
+    spread_s = None if spread_s is None else spread_s * factor
     power = power_model(context.cluster.device)
-    classes = [windows.index(group.window) for group in groups]
-    spread_s = _spread_s(context, max_tokens)
     tables = tabulate_stage(context, tokens, head, attention, classes, power, joint, spread_s)
-    return StageModel(context, tokens, head, attention, power, tables, joint, spread_s)
+    return StageModel(context, tokens, head, attention, power, tables, joint, spread_s, classes)
 
 
 def _spread_s(context: StageContext, max_tokens: int) -> Floats | None:

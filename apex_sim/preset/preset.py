@@ -188,6 +188,18 @@ class PromptSlowdown:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseFactors:
+    """How much longer do kernels take than their prices say: in steps with prompts, and in those of decodes alone?
+
+    Both are 1 in a preset; a calibration profile or a question of sensitivity sets others.  Launches and host time are
+    no part of them.
+    """
+
+    prompt: float = 1.0
+    decode: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Defaults:
     """The engine's own settings on devices with at least `min_memory_bytes` whose name holds none of `except_devices`.
 
@@ -239,6 +251,7 @@ class Preset:
     engine_settings: Mapping[str, float] = field(default_factory=dict, hash=False)
     caches_prefixes: bool = False
     ranks: Ranks | None = None
+    factors: PhaseFactors = PhaseFactors()
 
     @property
     def policies(self) -> tuple[str, ...]:

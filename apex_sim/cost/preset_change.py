@@ -1,0 +1,39 @@
+"""What do steps take when an engine's times change, but neither its rules nor what it computes?
+
+Tables are as large as the cost back end is slow; a fit, a calibration or a question of sensitivity asks for the same
+plan under many times of the host or of kernels, and takes the tables that are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from apex_sim.cost.step_model import StageModel, StepModel, close_stage, compile_step_model
+from apex_sim.preset.preset import Preset
+
+
+def change_preset(model: StepModel, preset: Preset) -> StepModel:
+    """Return the step model under `preset`, which differs from its own in times only.
+
+    Host time, slowdown of prompts, launches and phase factors may differ; rules, graph sizes and collectives may not:
+    they are in the tables.  A draft's tables are made anew.
+    """
+    shape = replace(model.shape, preset=preset)
+    if model.draft:
+        context = model.stages[0].context
+        return compile_step_model(context.model, context.cluster, shape, context.cost)
+    return replace(model, shape=shape, stages=tuple(_change_stage(stage, preset) for stage in model.stages))
+
+
+def _change_stage(stage: StageModel, preset: Preset) -> StageModel:
+    shape = stage.context.shape
+    return close_stage(
+        replace(stage.context, shape=replace(shape, preset=preset)),
+        stage.classes,
+        stage.tokens,
+        stage.head,
+        stage.attention,
+        stage.joint,
+        stage.spread_s,
+        preset.factors.decode / shape.preset.factors.decode,
+    )
