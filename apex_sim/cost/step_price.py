@@ -120,6 +120,7 @@ def time_on_device(
     launch_s = n_gaps * numbers[at.LAUNCH_S]
     if not in_graph:
         launch_s = max(launch_s, n_launches * numbers[at.EAGER_LAUNCH_S] - (kernel_s + slowdown_s))
+    launch_s += numbers[at.BETWEEN_STEPS_S]
     device_s = kernel_s + slowdown_s + launch_s
     return device_s, launch_s, slowdown_s
 

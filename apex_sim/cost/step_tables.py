@@ -50,7 +50,9 @@ SWAP_BLOCK_S: Final = 18
 #: The same of what attention ranks do together.
 JOINT_LAUNCHES: Final = 16
 JOINT_GAPS: Final = 17
-N_SCALARS: Final = 19
+#: What the device waits between two steps whatever the host does.
+BETWEEN_STEPS_S: Final = 19
+N_SCALARS: Final = 20
 
 # --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
 

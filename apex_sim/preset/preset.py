@@ -23,7 +23,8 @@ class HostOverhead:
 
     `step_s` and `sequence_s` are the time to schedule, prepare, launch, sample and detokenise one step, fixed and for
     each sequence in it; `rank_s` comes on top for each tensor-parallel rank beyond the first, which must be told what
-    to run (None: not told apart, the other two hold it).  `frontend_s` and `prompt_token_s` lie between a request's
+    to run (None: not told apart, the other two hold it).  `between_steps_s` is what the device waits between two steps even
+    if all of that is hidden behind it: input copies, sampling, the hand-over itself.  `frontend_s` and `prompt_token_s` lie between a request's
     arrival and the scheduler's queue (HTTP, tokenising, inter-process copies).
     """
 
@@ -34,6 +35,7 @@ class HostOverhead:
     source: str
     kind: Literal["measured", "fitted", "assumed"]
     rank_s: float | None = None
+    between_steps_s: float = 0.0
 
     def on_step_s(self, n_sequences: int, tp: int) -> float:
         """Return the host time of a step with `n_sequences` under tensor parallelism `tp`."""
