@@ -80,6 +80,12 @@ BORROWING = "bf16-cutlass"
 LENDER = ("rtx-pro-6000", "bf16")
 BORROWED = ("pair_s", "local_expert_s", "hit_expert_s", "all_rows_ratio", "own_rows_ratio")
 TILES = [(rows, columns) for rows in (16, 32, 64, 128) for columns in (64, 128)]
+#: Marlin, which multiplies by weights of 4 bits as they are: one table of many models, without expert parallelism,
+#: and the heights of its tiles.  vLLM 0.24's own rows of it are one model's; vLLM 0.19's are twice as slow.
+MARLIN = Choice("sglang/0.5.10", "sglang_marlin_moe", "w4a16-marlin")
+MARLIN_TILES = [(rows, columns) for rows in (8, 16, 32, 64) for columns in (64, 128)]
+#: The same kernel with other scales; its rows judge what the form of the other model's says of it.
+MARLIN_MXFP4 = "vllm_compressedtensorsw4a4mxfp4moe_marlin_marlinexperts_situ_as_silu"
 #: A kernel with fewer training rows is not fitted; the slowdown of odd widths needs this many rows of them.
 MIN_ROWS = 700
 MIN_MISALIGNED = 40
@@ -243,7 +249,8 @@ def fit_coefficients(
     fixed: dict[str, Any] = {
         "peak": operands.peak if operands.peak in device.peak_flops else "bf16",
         "activation_bytes": operands.activation_bytes, "weight_bytes": operands.weight_bytes,
-        "padded_to": 128.0 if padded else 1.0, "tiles": tuple(TILES),
+        "padded_to": 128.0 if padded else 1.0,
+        "tiles": tuple(MARLIN_TILES if rows.frame.kernel_source.iloc[0] == MARLIN.kernel else TILES),
     }  # fmt: skip
     search = dict(SEARCH)
     if padded or ((rows.shape.width % 16 != 0) & train).sum() < MIN_MISALIGNED:
@@ -272,6 +279,34 @@ def fit_device(data: Path, device_name: str, precisions: list[str]) -> dict[str,
                 continue
             tables[table] = fit_kernel(rows, device, table, OPERANDS[precision], source)
             print(fitting.report(device_name, "moe", table, tables[table]), flush=True)
+    return tables | (fit_marlin(data, device) if device.architecture == "hopper" and "w4a16" in precisions else {})
+
+
+def fit_marlin(data: Path, device: Device) -> dict[str, dict[str, Any]]:
+    """Return the tables of Marlin's kernel for int4 and, with other scales, for mxfp4; empty where it has no rows.
+
+    Without expert parallelism, whose ranks run other tiles.
+    """
+    found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", MARLIN.back_end)
+    if found is None:
+        return {}
+    frame, path = found
+    rows = rows_of(frame[(frame.kernel_source == MARLIN.kernel) & (frame.moe_ep_size == 1)].reset_index(drop=True))
+    source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype int4_wo, {MARLIN.kernel}, EP 1"
+    tables = {MARLIN.table: fit_kernel(rows, device, MARLIN.table, OPERANDS["w4a16"], source)}
+    found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", "vllm")
+    frame, path = found if found else (frame[:0], "")
+    frame = frame[(frame.kernel_source == MARLIN_MXFP4) & (frame.moe_ep_size == 1)] if found else frame
+    if len(frame):
+        judged, fit = rows_of(frame.reset_index(drop=True)), tables[MARLIN.table]
+        values = fit["coefficients"] | {"weight_bytes": OPERANDS["mxfp4"].weight_bytes}
+        values["tiles"] = tuple(tuple(tile) for tile in values["tiles"])
+        predicted = judged.predict(MoeCoefficients(**values), device, np.arange(len(frame)))
+        errors = fitting.errors(predicted, judged.seconds, judged.work, 1)
+        note = f"coefficients of {MARLIN.table} with the scales of mxfp4; errors are over {path}, {MARLIN_MXFP4}, EP 1"
+        tables["mxfp4-marlin"] = fit | {"note": note, "held_out": errors, "coefficients": values}
+    for name, table in tables.items():
+        print(fitting.report(device.name, "moe", name, table), flush=True)
     return tables
 
 

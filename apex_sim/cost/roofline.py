@@ -30,7 +30,7 @@ _BF16 = BYTES_PER_NUMBER["bf16"]
 
 #: How tokens choose experts unless a caller says otherwise: real routers are skewed, and a bounded power law of this
 #: exponent is the milder of the two that kernels were measured under (assumed for every model).
-DEFAULT_ROUTING: Final[Routing] = 1.01
+DEFAULT_ROUTING: Final[Routing] = 1.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def time_on_device(
 ) -> tuple[float, float, float]:
     """Return how long a step takes, and what of that are launches and the slowdown of prompts."""
     slowdown_s = 0.0
-    if sums[at.N_PREFILL_TOKENS] > 0.0 and not in_graph:
+    if sums[at.N_PREFILL_TOKENS] > 0.0:
         tokens = sums[at.N_TOKENS]
         growth = numbers[at.SLOW_GROWTH] * tokens / (tokens + numbers[at.SLOW_HALF_TOKENS])
         slowdown_s = (numbers[at.SLOW_BASE] + growth - 1.0) * kernel_s

@@ -27,7 +27,7 @@ class StageTables(NamedTuple):
 #: Gap at each kernel inside or outside a graph, and time to issue a kernel outside one.
 LAUNCH_S: Final = 0
 EAGER_LAUNCH_S: Final = 1
-#: What steps with prompts take beyond their kernels outside graphs: base, growth, tokens at half of it.
+#: What steps with prompts take beyond their kernels: base, growth, tokens at half of it.
 SLOW_BASE: Final = 2
 SLOW_GROWTH: Final = 3
 SLOW_HALF_TOKENS: Final = 4
