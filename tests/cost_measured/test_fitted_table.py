@@ -19,7 +19,7 @@ COLUMNS: dict[str, list[object]] = {
 
 def _source(folder: Path, precision: str, engine: str | None = None) -> str | None:
     table = read_fitted_table(folder, H200, "moe", precision, engine)
-    return table and table.source.rpartition(" ")[2]
+    return table.source.rpartition(" ")[2] if table else None
 
 
 def test_the_fitted_table_comes_first_unless_an_engine_is_named(write: Writer, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class MeasuredCosts:
     folder: Path
     fallback: CostModel
     engine: str | None = None
-    routing_exponent: float = 1.01
+    routing_exponent: float = 1.2
     _tables: dict[_Key, Interpolator | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
