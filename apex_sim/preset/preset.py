@@ -14,6 +14,8 @@ BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-ev
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
+#: Whose kernels run the experts: the usual ones of vLLM and SGLang, Triton's among them, or TensorRT-LLM's own.
+ExpertKernels = Literal["triton", "trtllm"]
 PoolRule = Literal["share-of-memory", "share-of-free", "share-of-rest"]
 
 
@@ -227,6 +229,7 @@ class Preset:
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
     without figures).  `engine_settings` are defaults that only this engine has, under its own names.
+    `expert_kernels` says whose kernels run the experts.
     """
 
     name: str
@@ -252,6 +255,7 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
+    expert_kernels: ExpertKernels = "triton"
 
     @property
     def policies(self) -> tuple[str, ...]:
