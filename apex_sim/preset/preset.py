@@ -16,6 +16,8 @@ BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-ev
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
+#: Whose kernels run the experts: the usual ones of vLLM and SGLang, Triton's among them, or TensorRT-LLM's own.
+ExpertLibrary = Literal["triton", "trtllm"]
 PoolRule = Literal["share-of-memory", "share-of-free", "share-of-rest"]
 
 
@@ -230,9 +232,9 @@ class Preset:
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
-    without figures).  `engine_settings` are defaults that only this engine has, under its own names.  `expert_kernels`
-    says by weight format which of several kernels routed experts run in, `fuses_shared_expert` that a shared expert
-    runs with them.
+    without figures).  `engine_settings` are defaults that only this engine has, under its own names.  `expert_library`
+    says whose kernels run the routed experts, `expert_kernels` by weight format which, where that alone does not say
+    it, and `fuses_shared_expert` that a shared expert runs with them.
     """
 
     name: str
@@ -258,6 +260,7 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
+    expert_library: ExpertLibrary = "triton"
     expert_kernels: Mapping[str, ExpertKernel] = field(default_factory=dict, hash=False)
     fuses_shared_expert: bool = False
 

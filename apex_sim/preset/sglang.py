@@ -21,8 +21,8 @@ from apex_sim.preset.preset import (
 from apex_sim.units import GIB, MIB
 
 _FIT: Final = (
-    "fitted by benchmarks/fit_presets.py to the closed loops of SGLang 0.5.6 that InferenceX published (DeepSeek-R1 fp8 "
-    "in blocks on 8 H200, 4 to 64 users)"
+    "fitted by benchmarks/fit_presets.py to the closed loops of SGLang 0.5.6 that InferenceX published (DeepSeek-R1 "
+    "fp8 in blocks on 8 H200, 4 to 64 users)"
 )
 _GRAPH_SIZES: Final = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16))
 #: `max_running_requests` is 512 x pool tokens / context length, at least this and at most 4096.
@@ -92,8 +92,8 @@ SGLANG: Final = Preset(
         prompt_token_s=4e-6,
         between_steps_s=0.3e-3,
         source=(
-            f"between steps and before the queue: {_FIT}; the latter holds what prompt steps take to launch as well. The "
-            "rest orders of magnitude: https://lmsys.org/blog/2024-12-04-sglang-v0-4/ sees no idle GPU between the "
+            f"between steps and before the queue: {_FIT}; the latter holds what prompt steps take to launch as well. "
+            "The rest orders of magnitude: https://lmsys.org/blog/2024-12-04-sglang-v0-4/ sees no idle GPU between the "
             "overlapped decode steps of 0.4 and gives no times of the processor"
         ),
         kind="fitted",

@@ -38,6 +38,7 @@ TRTLLM: Final = Preset(
         kind="assumed",
     ),
     own_all_reduce="custom",
+    expert_library="trtllm",
     graphs=Graphs(
         sizes=_GRAPH_SIZES,
         decode_only=True,
