@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from apex_sim import __version__
-from apex_sim.report.error_scatter import BAND_FRAC, draw_panel, error_scatter, scatter_legend
+from apex_sim.report.error_scatter import BAND_FRAC, draw_panel, scatter_legend, scatter_of
 from apex_sim.report.headline import Headline
 from apex_sim.report.page import render_page
 from apex_sim.report.quantity import UNDEFINED, counted, metric_text, percent
@@ -22,12 +22,12 @@ Values = dict[str, Any]
 _TITLE: Final = "Predicted and measured"
 
 
-def validation_page(validation: Validation) -> str:
+def errors_page(validation: Validation) -> str:
     """Return the report of a validation: scatter plots, errors by axis, orders of plans, every case."""
     from markupsafe import Markup
 
     summary = validation.summary
-    scatter = error_scatter(validation)
+    scatter = scatter_of(validation)
     drawing = {"legend": scatter_legend(scatter), "svgs": [Markup(draw_panel(panel)) for panel in scatter.panels]}
     return render_page(
         "validation.html.j2",

@@ -178,7 +178,7 @@ def _require_order(measured: Mapping[str, float], where: str) -> None:
     for smaller, larger in _ORDER:
         if measured.get(smaller, 0.0) > measured.get(larger, float("inf")):
             raise InputError(
-                f"{smaller} {measured[smaller]:g} is above {larger} {measured[larger]:g}",
+                f"{smaller} {measured[smaller]} is above {larger} {measured[larger]}",
                 where=where,
                 remedy="correct the row or remove it",
             )

@@ -178,7 +178,7 @@ def _ranking(group: PlanGroup, devices: str, plans: Sequence[ServedPlan], quanti
     )
 
 
-def ranking_quality(rankings: Sequence[GroupRanking]) -> tuple[RankingQuality, ...]:
+def summarise_rankings(rankings: Sequence[GroupRanking]) -> tuple[RankingQuality, ...]:
     """Return how good the rankings are by quantity: in each source, and over all sources where there are several.
 
     Groups of any number of devices and groups of one number are summed up apart.

@@ -199,18 +199,28 @@ def test_space_counts_plans_and_gives_their_kv_capacity() -> None:
 def test_validate_hands_on_what_the_flags_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(path: Path, **options: Any) -> str:
+    def fake(path: str, **options: Any) -> str:
         seen.update(path=path, **options)
         return "validation"
 
     monkeypatch.setattr("apex_sim.truth.validation.validate_serving", fake)
     monkeypatch.setattr("apex_sim.report.document.validation_document", lambda v: {"cases": [], "summary": v})
     monkeypatch.setattr("apex_sim.report.csv_text.validation_csv", lambda v: "case_id\n")
+    monkeypatch.setattr("apex_sim.report.csv_text.errors_csv", lambda v: "axis\n")
+    monkeypatch.setattr("apex_sim.report.validation_page.errors_page", lambda v: "<html>")
+    monkeypatch.setattr("apex_sim.report.error_scatter.scatter_of", lambda v: v)
+    monkeypatch.setattr("apex_sim.report.error_scatter.draw_scatter", lambda v: ("<svg>", b"png"))
     flags = ("--limit", "3", "--source", "a", "--source", "b", "--jobs", "2", "--out", "v", "--json")
-    result = run("validate", "serving", "cases.csv", *flags)
+    chosen = ("--engine", "vllm", "--model", "m", "--device", "d")
+    result = run("validate", "serving", "cases.csv", *flags, *chosen)
     assert json.loads(result.stdout) == {"cases": [], "summary": "validation"}
-    assert seen == {"path": Path("cases.csv"), "n_jobs": 2, "progress": None, "limit": 3, "sources": ("a", "b")}
-    assert files(tmp_path) == {"v/cases.csv", "v/result.json"}
+    options = {"n_jobs": 2, "progress": None, "limit": 3}
+    names = {"sources": ("a", "b"), "engines": ("vllm",), "models": ("m",), "devices": ("d",)}
+    assert seen == {"path": "cases.csv", **options, **names}
+    written = {"cases.csv", "errors.csv", "result.json", "index.html", "scatter.svg", "scatter.png"}
+    assert files(tmp_path) == {f"v/{name}" for name in written}
+    run("validate", "serving", "--json")
+    assert (seen["path"], seen["engines"]) == ("published", None)
 
 
 @pytest.mark.parametrize(
