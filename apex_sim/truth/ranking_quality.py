@@ -41,8 +41,8 @@ class PairCounts:
 
         Examples
         --------
-        >>> PairCounts(2, 0, 1, 0, 0).tau_b
-        0.816496580927726
+        >>> round(PairCounts(2, 0, 1, 0, 0).tau_b, 3)
+        0.816
         """
         ordered = self.n_concordant + self.n_discordant
         either = (ordered + self.n_tied_predicted) * (ordered + self.n_tied_measured)

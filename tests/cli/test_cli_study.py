@@ -223,6 +223,17 @@ def test_validate_hands_on_what_the_flags_say(monkeypatch: pytest.MonkeyPatch, t
     assert (seen["path"], seen["engines"]) == ("published", None)
 
 
+def test_validate_replays_published_cases_and_leaves_a_report(tmp_path: Path) -> None:
+    result = run("validate", "serving", "--source", "inferencex", "--limit", "1", "--out", "v")
+    assert "published: 1 of 1 cases replayed" in result.stdout
+    assert "Wrote cases.csv" in result.stderr
+    assert (tmp_path / "v/scatter.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "v/index.html").read_text()
+    document = json.loads((tmp_path / "v/result.json").read_text())
+    assert document["cases"][0]["note"].endswith("https://github.com/SemiAnalysisAI/InferenceX")
+    assert (tmp_path / "v/errors.csv").read_text().startswith("axis,value,metric,n,")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("../../etc", "etc"), ("..", "study"), ("a b/c", "a-b-c"), ("", "study")]
 )

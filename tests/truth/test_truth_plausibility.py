@@ -24,7 +24,8 @@ DENSE = {
 
 
 def bounds_of(path):
-    return hardware_bounds(make_replay(read_cases(path).cases[0], path.parent))
+    case = read_cases(path).cases[0]
+    return hardware_bounds(case, make_replay(case, path.parent))
 
 
 def test_bounds_of_a_dense_model_by_hand(write_cases):
@@ -51,7 +52,14 @@ def test_many_users_are_bounded_by_computing(write_cases):
     assert bounds.output_tokens_per_s == pytest.approx(4 * device.flops("bf16") / flop)
 
 
-def test_each_ways_of_more_devices(write_cases):
+def test_only_a_stated_batch_bounds_how_many_run_at_once(write_cases):
+    many = DENSE | {"concurrency": "4000", "n_requests": "4000"}
+    assert bounds_of(write_cases(many)).n_at_once == 8
+    assert bounds_of(write_cases(many | {"dp": "2", "n_devices": "8"})).n_at_once == 16
+    assert bounds_of(write_cases(many | {"max_num_seqs": ""})).n_at_once == 4000
+
+
+def test_more_devices_share_weights_within_a_stage_and_work_across_copies(write_cases):
     one = bounds_of(write_cases(DENSE))
     both = bounds_of(write_cases(DENSE | {"dp": "2", "n_devices": "8"}))
     assert both.weight_read_s == one.weight_read_s
