@@ -33,6 +33,8 @@ def test_further_columns_are_ignored_and_absent_ones_read_as_empty_with_a_note(w
         ("ttft_mean_s", "-0.1", "not above 0"),
         ("tpot_mean_s", "0", "not above 0"),
         ("ttft_mean_s", "nan", "not a finite number"),
+        ("ttft_mean_s", "1e308", "not from 1e-12 to 1e\\+12"),
+        ("ttft_mean_s", "1e-320", "not from 1e-12 to 1e\\+12"),
         ("ttft_mean_s", "fast", "not a number"),
         ("tp", "1.5", "not a whole number"),
         ("tp", "0", "not a whole number above 0"),
