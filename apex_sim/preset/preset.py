@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-evict", "max-utilization"]
+BatchingPolicy = Literal[
+    "prefill-first", "chunked", "unified", "sglang", "no-evict", "no-evict-chunked", "max-utilization"
+]
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]

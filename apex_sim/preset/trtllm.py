@@ -14,13 +14,15 @@ from apex_sim.units import GIB, MIB
 #: `enable_padding` is off by default: a decode batch of 33 to 63 or of 65 to 127 runs without a graph.
 _GRAPH_SIZES: Final = (*range(1, 33), 64, 128)
 
+_BUDGETS: Final = {"no-evict": 8192, "no-evict-chunked": 8192, "max-utilization": 8192}
+
 TRTLLM: Final = Preset(
     name="trtllm",
     engine="trtllm",
     versions="1.x (PyTorch back end)",
     policy="no-evict",
     chunked_above_tokens=None,
-    defaults=(Defaults(0.0, (), 2048, {"no-evict": 8192, "max-utilization": 8192}, max_graph_sequences=128),),
+    defaults=(Defaults(0.0, (), 2048, _BUDGETS, max_graph_sequences=128),),
     block_size_tokens=32,
     gpu_memory_utilization_frac=0.90,
     watermark_frac=0.0,
