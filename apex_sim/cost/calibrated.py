@@ -58,6 +58,10 @@ class Calibrated:
     fallback: Roofline
     routing: Routing = DEFAULT_ROUTING
 
+    def of_engine(self, engine: str) -> Calibrated:
+        """Return the same back end with the kernels of an engine, where they were fitted by themselves."""
+        return self if engine == self.fits.engine else replace(self, fits=self.fits.of_engine(engine))
+
     @property
     def device(self) -> Device:
         """The device whose datasheet figures scale the forms."""

@@ -223,7 +223,7 @@ def _linear(context: StageContext, name: str, part: str, m: Floats, n: float, k:
     precision = context.shape.precision
     weight = precision.weight_dtype_of(context.model, part)
     activation = _activation(precision, weight)
-    if activation != "bf16":
+    if activation != "bf16" and not context.shape.preset.fuses_quantisation:
         yield "quantise", context.cost.quantise(m, k, weight, activation)
     yield name, context.cost.gemm(m, n, k, weight, activation)
 

@@ -200,7 +200,8 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             where=where,
             remedy="use policy prefill-first of preset vllm-0.6, the only one that swaps here",
         )
-    if settings.max_num_batched_tokens < settings.max_num_seqs:
+    # Chunks enter only beside decodes that fit, so that no more run than the budget holds; the rest is buffers.
+    if settings.max_num_batched_tokens < settings.max_num_seqs and settings.policy != "no-evict-chunked":
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_num_seqs {settings.max_num_seqs}",
             where=where,

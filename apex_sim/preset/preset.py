@@ -99,8 +99,9 @@ class Reservation:
 class Buffers:
     """Which device memory does the engine hold beside weights and KV blocks?
 
-    `logit_bytes` is the sampler's peak for each logit of the profiling run (which samples up to `max_num_seqs` rows),
-    `communicator_bytes` what one device's communicators hold when TP or PP is above one, `misc_bytes` the rest.
+    `logit_bytes` is the sampler's peak for each logit of the profiling run: of `max_num_seqs` rows, and of no more than
+    its tokens unless buffers are allocated `for_all_seqs`.  `communicator_bytes` is what one device's communicators
+    hold when TP or PP is above one, `misc_bytes` the rest.
     `reserved_peak` says that the engine subtracts what the allocator has reserved, so that forward and sampler peaks
     add up; otherwise it subtracts the peak of allocated bytes, and only the larger of the two counts.
 
@@ -118,6 +119,7 @@ class Buffers:
     kind: Literal["measured", "fitted", "assumed"]
     pool_rule: PoolRule = "share-of-memory"
     reserve: Reserve | None = None
+    for_all_seqs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +230,8 @@ class Preset:
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
-    without figures).  `engine_settings` are defaults that only this engine has, under its own names.
+    without figures).  `fuses_quantisation` says that activations are quantised by the kernels that make them, not by
+    ones of their own.  `engine_settings` are defaults that only this engine has, under its own names.
     """
 
     name: str
@@ -254,6 +257,7 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
+    fuses_quantisation: bool = False
 
     @property
     def policies(self) -> tuple[str, ...]:

@@ -65,7 +65,8 @@ TRTLLM: Final = Preset(
         kind="assumed",
         rank_s=50e-6,
     ),
-    slowdown=PromptSlowdown(1.05, 0.5, {}, 5500.0, "carried over from vllm-0.6, not measured", "assumed"),
+    slowdown=PromptSlowdown(1.0, 0.0, {}, 5500.0, "assumed", "assumed"),
+    fuses_quantisation=True,
     buffers=Buffers(
         logit_bytes=32.0,
         reserved_peak=False,

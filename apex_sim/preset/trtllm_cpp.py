@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Ranks
+from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown
 from apex_sim.units import GIB, MIB
 
 _BUDGETS: Final = {"no-evict": 8192, "no-evict-chunked": 8192, "max-utilization": 8192}
@@ -51,15 +51,17 @@ TRTLLM_0_14: Final = Preset(
     ),
     slowdown=PromptSlowdown(1.0, 0.0, {}, 5500.0, "assumed", "assumed"),
     buffers=Buffers(
-        logit_bytes=4.0,
-        reserved_peak=False,
+        logit_bytes=21.0,
+        reserved_peak=True,
         communicator_bytes=1.0 * GIB,
         misc_bytes=1024 * MIB,
         source="assumed",
         kind="assumed",
         pool_rule="share-of-rest",
+        for_all_seqs=True,
     ),
     sources=(),
     ranks=None,
+    fuses_quantisation=True,
     engine_settings={"enable_chunked_context": 0, "enable_block_reuse": 0},
 )

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 from apex_sim.hardware.device import Device
 from apex_sim.model.attention import AttentionCell
+from apex_sim.model.cells import MoeCell
 from apex_sim.model.model import Model
 from apex_sim.plan.precision import Precision
 from apex_sim.preset.preset import Preset
 from apex_sim.truth.case import Case, EngineSettings
-from apex_sim.units import BYTES_PER_NUMBER, GIB
+from apex_sim.units import BYTES_PER_NUMBER
 
 #: By model family and TP: max_batch_size and max_num_tokens; 0 tokens stand for any length, and a plan without an entry
 #: takes that of the family's largest TP.
@@ -66,13 +67,13 @@ def bench_run(case: Case, preset: Preset, model: Model, device: Device, precisio
         graphs = replace(preset.graphs, sizes=_GRAPH_SIZES, pads=True)
         defaults = tuple(replace(entry, max_graph_sequences=None) for entry in preset.defaults)
         preset = replace(preset, graphs=graphs, defaults=defaults)
-    chosen = {
-        "max_num_seqs": min(n_seqs, budget),
+    every: dict[str, Any] = {
+        "max_num_seqs": n_seqs,
         "max_num_batched_tokens": budget,
         "max_model_len": isl_tokens + osl_tokens,
         "gpu_memory_utilization_frac": share_frac,
     }
-    chosen = {name: value for name, value in chosen.items() if getattr(case.settings, name) is None}
+    chosen = {name: value for name, value in every.items() if getattr(case.settings, name) is None}
     notes = [f"{name}: trtllm-bench's choice, {value}" for name, value in chosen.items()]
     notes.append(f"batch and budget of trtllm-bench: {whose}")
     chunks = case.settings.chunked_prefill is None
@@ -93,7 +94,7 @@ def _build(model: Model, tp: int, n_tokens: int) -> tuple[int, int, str]:
 
 def _family(model: Model) -> str:
     """Return under which of the benchmark's models this one was built."""
-    if any(layer.ffn.__class__.__name__ == "MoeCell" for layer in model.layers):
+    if any(isinstance(layer.ffn, MoeCell) for layer in model.layers):
         return "mixtral"
     return "llama-70b" if model.n_params > 3e10 else "llama-8b"
 

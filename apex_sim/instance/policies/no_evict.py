@@ -5,9 +5,9 @@ Rules of https://github.com/NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/batch_manager/
 tensorrt_llm/_torch/pyexecutor/py_executor.py `_update_generation_requests_that_will_complete_next_iteration`: with
 overlap, a request that reaches its limit is not scheduled again.
 
-Not modelled: chunked context (`no_evict_chunked` has it), reuse of blocks between requests (on by default) with its rule to hold
-a prompt back that could reuse another's blocks, batch waiting, `max_batch_size` requests for each pipeline stage (here
-`max_num_seqs` in all).
+Not modelled: chunked context (`no_evict_chunked` has it), reuse of blocks between requests (on by default) with its
+rule to hold a prompt back that could reuse another's blocks, batch waiting, `max_batch_size` requests for each pipeline
+stage (here `max_num_seqs` in all).
 """
 
 from __future__ import annotations
