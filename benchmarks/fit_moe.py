@@ -7,6 +7,7 @@ be repeated) and `--precision NAME`, to see one fit; then nothing is written.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,29 @@ OPERANDS = {
 UNGATED = [(2688, 1856, 6, 128), (2048, 5120, 22, 512), (1024, 2688, 22, 512)]
 #: What a reader of a table should know.
 HOPPER_NOTES = {
-    "fp8": "2 to 2.5 times slower than bf16 on the same shapes: probably an untuned tactic of the kernel",
+    "fp8": "TensorRT-LLM's kernel; at EP 1 the Triton kernel of vLLM 0.19 takes 0.9 to 1.0 times as long on an H200",
+    "fp8-triton": "what vLLM runs on Hopper; priced without expert parallelism only",
     "fp8-block": "what vLLM runs on Hopper with expert parallelism",
     "fp8-block-triton": "what vLLM runs on Hopper without expert parallelism",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel of another table than vLLM's newest: library and version, kernel, and our name of its fit."""
+
+    back_end: str
+    kernel: str
+    table: str
+
+
+#: On Hopper vLLM 0.24's table of plain fp8 holds a FlashInfer kernel without its tuned tactics: 3 to 6 times slower
+#: than what vLLM 0.19 and TensorRT-LLM run in the same layers, and slower than bf16.
+HOPPER_CHOICES = {
+    "fp8": (
+        Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "fp8"),
+        Choice("vllm/0.19.0", "vllm_fused_moe", "fp8-triton"),
+    ),
 }
 #: Table whose one training family cannot tell pairs from bytes of rows or numbers of experts: these coefficients are
 #: those of the same kernel on a device where many families were measured.
@@ -243,22 +264,31 @@ def fit_device(data: Path, device_name: str, precisions: list[str]) -> dict[str,
     """Return the tables of a device's kernels by name, printing each."""
     device = load_device(device_name)
     tables: dict[str, dict[str, Any]] = {}
-    found = kernel_tables.load(data, kernel_tables.DEVICES[device_name], "moe/moe", "vllm")
-    if found is None:
-        return tables
-    frame, path = found
     for precision in precisions:
-        name = OPERANDS[precision].table_name
-        chosen = frame[frame.moe_dtype == name]
-        for kernel, table in kernel_names(chosen.kernel_source, precision).items() if len(chosen) else ():
-            rows = rows_of(chosen[chosen.kernel_source == kernel].reset_index(drop=True))
+        for table, source, frame in chosen_rows(data, device, precision):
+            rows = rows_of(frame.reset_index(drop=True))
             reserved = kernel_tables.held_out(rows.frame, "moe")
             if (~reserved).sum() < MIN_ROWS:
                 continue
-            source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype {name}, {kernel}"
             tables[table] = fit_kernel(rows, device, table, OPERANDS[precision], source)
             print(fitting.report(device_name, "moe", table, tables[table]), flush=True)
     return tables
+
+
+def chosen_rows(data: Path, device: Device, precision: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield (name of the fit, source, rows) of each kernel to fit: vLLM's newest ones where none is chosen."""
+    number_format = OPERANDS[precision].table_name
+    choices = HOPPER_CHOICES.get(precision, ()) if device.architecture == "hopper" else ()
+    for back_end in dict.fromkeys(choice.back_end for choice in choices) or ("vllm",):
+        found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", back_end)
+        if found is None:
+            continue
+        frame, path = found
+        frame = frame[frame.moe_dtype == number_format]
+        names = {choice.kernel: choice.table for choice in choices if choice.back_end == back_end}
+        for kernel, table in (names or kernel_names(frame.kernel_source, precision)).items() if len(frame) else ():
+            source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype {number_format}, {kernel}"
+            yield table, source, frame[frame.kernel_source == kernel]
 
 
 def main() -> None:
