@@ -68,7 +68,12 @@ class Choice:
 
 #: On Hopper vLLM 0.24's table of plain fp8 holds a FlashInfer kernel without its tuned tactics: 3 to 6 times slower
 #: than what vLLM 0.19 and TensorRT-LLM run in the same layers, and slower than bf16.
+#: In bf16 TensorRT-LLM's kernel is faster than vLLM's from about 1,000 tokens on, and priced for that engine alone.
 HOPPER_CHOICES = {
+    "bf16": (
+        Choice("vllm", "vllm_unquantizedfusedmoe_triton_tritonexperts", "bf16"),
+        Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "bf16-trtllm"),
+    ),
     "fp8": (
         Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "fp8"),
         Choice("vllm/0.19.0", "vllm_fused_moe", "fp8-triton"),
