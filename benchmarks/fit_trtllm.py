@@ -29,6 +29,10 @@ from apex_sim.truth.cases import read_cases
 from apex_sim.truth.replay import Replay, make_replay
 
 COLUMN = "output_tokens_per_s"
+#: Scatter of a run's error that no figure explains, and how many of a source's runs count as independent: lengths and
+#: plans of one model err together.
+NOISE, N_INDEPENDENT = 0.08, 40
+N_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -118,21 +122,41 @@ def apply(figures: Sequence[Figure], values: Sequence[float], preset: Preset) ->
     return preset
 
 
-def fit(runs: Sequence[Run], figures: Sequence[Figure], preset: Preset) -> list[float]:
-    """Return the figures that best explain the runs, their priors given; every source weighs the same."""
-    n = len(runs)
+@dataclass(frozen=True)
+class Line:
+    """Errors of all runs around a point, to first order in the figures' deviations from their priors."""
 
-    def residuals(scaled: np.ndarray) -> np.ndarray:
-        values = [f.prior + f.deviation * x for f, x in zip(figures, scaled, strict=True)]
-        changed = apply(figures, values, preset)
-        errors = np.array([run.error(changed) for run in runs]) / 0.08
-        return np.concatenate([errors * math.sqrt(40 / n), scaled])
+    figures: Sequence[Figure]
+    at: np.ndarray
+    errors: np.ndarray
+    slopes: np.ndarray
 
-    low = [(figure.low - figure.prior) / figure.deviation for figure in figures]
-    high = [(figure.high - figure.prior) / figure.deviation for figure in figures]
-    start = np.clip(np.zeros(len(figures)), np.array(low) + 1e-6, np.array(high) - 1e-6)
-    found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1", diff_step=0.05, max_nfev=8)
-    return [f.prior + f.deviation * x for f, x in zip(figures, found.x, strict=True)]
+    def solve(self, kept: np.ndarray) -> list[float]:
+        """Return the figures that best explain the kept runs, each as far as its prior lets it."""
+        n = int(kept.sum())
+        low = [(figure.low - figure.prior) / figure.deviation for figure in self.figures]
+        high = [(figure.high - figure.prior) / figure.deviation for figure in self.figures]
+
+        def residuals(scaled: np.ndarray) -> np.ndarray:
+            errors = (self.errors + self.slopes @ (scaled - self.at))[kept] / NOISE
+            return np.concatenate([errors * math.sqrt(min(N_INDEPENDENT, n) / n), scaled])
+
+        start = np.clip(self.at, np.array(low) + 1e-6, np.array(high) - 1e-6)
+        found = least_squares(residuals, start, bounds=(low, high), loss="soft_l1")
+        return [f.prior + f.deviation * x for f, x in zip(self.figures, found.x, strict=True)]
+
+
+def line_at(runs: Sequence[Run], figures: Sequence[Figure], preset: Preset, values: Sequence[float]) -> Line:
+    """Return the errors of `runs` around `values`, by differences of half a deviation."""
+    errors = np.array([run.error(apply(figures, values, preset)) for run in runs])
+    slopes = []
+    for index, figure in enumerate(figures):
+        moved = list(values)
+        moved[index] += 0.5 * figure.deviation
+        changed = apply(figures, moved, preset)
+        slopes.append((np.array([run.error(changed) for run in runs]) - errors) / 0.5)
+    at = np.array([(value - f.prior) / f.deviation for f, value in zip(figures, values, strict=True)])
+    return Line(figures, at, errors, np.array(slopes).T)
 
 
 def report(title: str, errors: Sequence[float]) -> None:
@@ -160,15 +184,19 @@ def main() -> None:
         report(f"{name} as shipped", [run.error(preset) for run in runs])
         if arguments.shipped:
             continue
-        values = fit(runs, figures, preset)
+        everyone = np.full(len(runs), True)
+        values = [figure.prior for figure in figures]
+        for _ in range(N_ROUNDS):
+            line = line_at(runs, figures, preset, values)
+            values = line.solve(everyone)
         for figure, value in zip(figures, values, strict=True):
             print(f"  {figure.name} = {value:.4g} (prior {figure.prior:.4g})")
         fitted = apply(figures, values, preset)
         report(f"{name} fitted", [run.error(fitted) for run in runs])
         left_out = []
-        for model in sorted({run.case.deployment.model for run in runs}):
-            others = [run for run in runs if run.case.deployment.model != model]
-            refitted = apply(figures, fit(others, figures, preset), preset)
+        models = np.array([run.case.deployment.model for run in runs])
+        for model in sorted(set(models)):
+            refitted = apply(figures, line.solve(models != model), preset)
             errors = [run.error(refitted) for run in runs if run.case.deployment.model == model]
             report(f"  without {model}, at {model}", errors)
             left_out += errors

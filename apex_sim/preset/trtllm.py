@@ -65,7 +65,17 @@ TRTLLM: Final = Preset(
         kind="assumed",
         rank_s=50e-6,
     ),
-    slowdown=PromptSlowdown(1.0, 0.0, {}, 5500.0, "assumed", "assumed"),
+    slowdown=PromptSlowdown(
+        base=1.0,
+        growth=0.0,
+        growth_of={},
+        half_tokens=5500.0,
+        source=(
+            "none: with it the 20 H200 rows of docs/source/performance/perf-overview.md of release 1.0 are met within "
+            "2 % in the median without a fit"
+        ),
+        kind="assumed",
+    ),
     fuses_quantisation=True,
     buffers=Buffers(
         logit_bytes=32.0,
@@ -81,6 +91,8 @@ TRTLLM: Final = Preset(
         pool_rule="share-of-rest",
     ),
     sources=(
+        "fused quantisation: swiglu with quant_scale in tensorrt_llm/_torch/modules/gated_mlp.py, fp8 output of "
+        "attention in modules/attention.py; that of the norms' outputs has a kernel of its own at TP1, left out",
         "tensorrt_llm/llmapi/llm_args.py: max_batch_size, max_num_tokens and enable_chunked_prefill of BaseLlmArgs; "
         "free_gpu_memory_fraction, tokens_per_block and enable_block_reuse of KvCacheConfig",
         "tensorrt_llm/llmapi/llm_args.py: disable_overlap_scheduler and prefill_cuda_graph_backend of TorchLlmArgs",
