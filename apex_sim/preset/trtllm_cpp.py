@@ -47,9 +47,8 @@ TRTLLM_0_14: Final = Preset(
         prompt_token_s=0.0,
         source=(
             "step and sequence fitted (benchmarks/fit_trtllm.py) to 130 H100 rows of the release's "
-            "docs/source/performance/perf-overview.md, which cannot tell them from kernels that are slower than priced; "
-            "time before the queue assumed, requests hold tokens"
-            "docs/source/performance/perf-overview.md, which cannot tell them from kernels that are slower than priced; time before the queue assumed, requests hold tokens"
+            "docs/source/performance/perf-overview.md, which cannot tell them from kernels slower than priced; time "
+            "before the queue assumed, requests hold tokens"
         ),
         kind="fitted",
         rank_s=0.0,
