@@ -161,9 +161,10 @@ def _reservation(preset: Preset, budget_tokens: int, frac: float) -> Reservation
 
 def _memory_share_frac(preset: Preset, device: Device, budget_tokens: int, defaults: Defaults, n_devices: int) -> float:
     """Return the share of a device's memory that the engine takes by itself."""
-    reserve, n_sequences = preset.buffers.reserve, defaults.max_graph_sequences or preset.graphs.sizes[-1]
+    reserve = preset.buffers.reserve
     if reserve is None:
         return preset.gpu_memory_utilization_frac
+    n_sequences = defaults.max_graph_sequences or preset.graphs.sizes[-1]
     return reserve.share_frac(device.memory_bytes, budget_tokens, n_sequences, n_devices)
 
 

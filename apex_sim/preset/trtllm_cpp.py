@@ -64,11 +64,11 @@ TRTLLM_0_14: Final = Preset(
     buffers=Buffers(
         logit_bytes=21.0,
         reserved_peak=True,
-        communicator_bytes=1.0 * GIB,
-        misc_bytes=1024 * MIB,
+        communicator_bytes=2.1 * GIB,
+        misc_bytes=512 * MIB,
         source=(
-            "logits fitted by hand to Llama-70B in bf16 on two H100, whose pool is a tenth of the device: with batch "
-            "2048 it held 4 requests of 4096 tokens, with batch 256 some 10 of 4224; communicators and misc assumed"
+            "fitted by hand to Llama-70B on one and two H100 (tables of 0.14), whose pools are a tenth of a device: in "
+            "bf16 at TP2 one held 4 requests of 4096 tokens with batch 2048, and some 10 of 4224 with batch 256"
         ),
         kind="fitted",
         pool_rule="share-of-rest",
