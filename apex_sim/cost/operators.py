@@ -168,7 +168,7 @@ def expert_cost(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Parts:
     ffn, precision = context.stage.ffn, context.shape.precision
     weight = precision.weight_dtype_of(context.model, "experts")
     preset, hidden, width = context.shape.preset, context.model.hidden_size, moe.intermediate_size / ffn.tp
-    name: str = preset.expert_library
+    name = ""
     kernel = preset.expert_kernel(weight, context.cluster.device.architecture)
     if kernel:
         name, (hidden, width) = kernel.name, kernel.padded(hidden, width)
@@ -237,7 +237,7 @@ def _linear(context: StageContext, name: str, part: str, m: Floats, n: float, k:
     precision = context.shape.precision
     weight = precision.weight_dtype_of(context.model, part)
     activation = _activation(precision, weight)
-    if activation != "bf16":
+    if activation != "bf16" and not context.shape.preset.fuses_quantisation:
         yield "quantise", context.cost.quantise(m, k, weight, activation)
     yield name, context.cost.gemm(m, n, k, weight, activation)
 

@@ -60,7 +60,7 @@ class DecodeWork:
 class ExpertSizes:
     """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2.
 
-    `kernel` names the one that the engine runs, where a format has several.
+    `kernel` names the one that the engine chose of several, empty where the number format and the engine say it.
     """
 
     n_experts: int
@@ -69,4 +69,4 @@ class ExpertSizes:
     width: float
     n_matrices: int
     ep: int = 1
-    kernel: str = "triton"
+    kernel: str = ""
