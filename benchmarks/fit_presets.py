@@ -61,12 +61,12 @@ PRIOR_WEIGHT = 0.15
 
 @dataclass(frozen=True)
 class Served:
-    """A measured run with its compiled plan."""
+    """A measured run, with its compiled plan where that is kept for many predictions."""
 
     case: Case
     replay: Replay
     cost: CostModel
-    compiled: CompiledPlan
+    compiled: CompiledPlan | None = None
 
     @property
     def preset(self) -> Preset:
@@ -75,10 +75,11 @@ class Served:
 
     def predict(self, values: Mapping[str, float]) -> dict[str, float | None]:
         """Return the metrics under other values of the preset's parameters."""
-        preset = with_values(self.preset, values)
+        preset, replay = with_values(self.preset, values), self.replay
+        tables = self.compiled or compile_plan(replay.model, replay.cluster, replay.plan, self.cost)
         compiled = {
             replace(shape, preset=preset): (memory, change_preset(model, preset))
-            for shape, (memory, model) in self.compiled.items()
+            for shape, (memory, model) in tables.items()
         }
         instances = tuple((replace(shape, preset=preset), n) for shape, n in self.replay.plan.instances)
         plan = replace(self.replay.plan, instances=instances)
@@ -98,9 +99,8 @@ def with_values(preset: Preset, values: Mapping[str, float]) -> Preset:
 
 
 def read_served(paths: Iterable[Path]) -> list[Served]:
-    """Return the runs that can be replayed by one of the presets; repeats of a load share what is compiled."""
+    """Return the runs that can be replayed by one of the presets."""
     served: list[Served] = []
-    compiled: dict[tuple[object, ...], tuple[CostModel, CompiledPlan]] = {}
     for path in paths:
         for case in read_cases(path).cases:
             try:
@@ -109,11 +109,18 @@ def read_served(paths: Iterable[Path]) -> list[Served]:
                 continue
             if replay.plan.instances[0][0].preset.name not in PRIORS:
                 continue
-            if replay.key not in compiled:
-                cost = best_cost_model(replay.cluster.device)
-                compiled[replay.key] = cost, compile_plan(replay.model, replay.cluster, replay.plan, cost)
-            served.append(Served(case, replay, *compiled[replay.key]))
+            served.append(Served(case, replay, best_cost_model(replay.cluster.device)))
     return served
+
+
+def with_tables(runs: Sequence[Served]) -> list[Served]:
+    """Return the runs with what they compile to, which repeats of a load share."""
+    known: dict[tuple[object, ...], CompiledPlan] = {}
+    for run in runs:
+        replay = run.replay
+        if replay.key not in known:
+            known[replay.key] = compile_plan(replay.model, replay.cluster, replay.plan, run.cost)
+    return [replace(run, compiled=known[run.replay.key]) for run in runs]
 
 
 def predictions(runs: Sequence[Served], values: Mapping[str, float]) -> list[dict[str, float | None]]:
@@ -129,14 +136,14 @@ def predictions(runs: Sequence[Served], values: Mapping[str, float]) -> list[dic
     return [simulated[run.replay.key] for run in runs]
 
 
-def errors(runs: Sequence[Served], values: Mapping[str, float], metric: str) -> np.ndarray:
+def errors(runs: Sequence[Served], predicted: Sequence[Mapping[str, float | None]], metric: str) -> np.ndarray:
     """Return the signed relative errors of a metric, over the runs that measured it."""
     pairs = [
-        (predicted[metric], run.case.measured[metric])
-        for run, predicted in zip(runs, predictions(runs, values), strict=True)
-        if metric in run.case.measured and predicted[metric] is not None
+        (found[metric], run.case.measured[metric])
+        for run, found in zip(runs, predicted, strict=True)
+        if metric in run.case.measured and found[metric] is not None
     ]
-    return np.array([float(predicted or 0.0) / measured - 1.0 for predicted, measured in pairs])
+    return np.array([float(found or 0.0) / measured - 1.0 for found, measured in pairs])
 
 
 def fit(preset: str, runs: Sequence[Served]) -> dict[str, float]:
@@ -174,9 +181,9 @@ def is_opening(metric: str, runs: Sequence[Served], source: str) -> bool:
 
 def rows(preset: str, left_out: str, runs: Sequence[Served], values: Mapping[str, float]) -> list[dict[str, object]]:
     """Return the error figures of each metric over the runs."""
-    table = []
+    table, predicted = [], predictions(runs, values)
     for metric in SCALES:
-        found = errors(runs, values, metric)
+        found = errors(runs, predicted, metric)
         if len(found):
             table.append(
                 {
@@ -218,7 +225,7 @@ def main() -> None:
     }
     for preset in PRIORS:
         runs = [run for run in everything if run.preset.name == preset]
-        train = [run for run in runs if run.case.source in FITTED_TO[preset]]
+        train = with_tables([run for run in runs if run.case.source in FITTED_TO[preset]])
         unseen = [run for run in runs if run.case.source not in FITTED_TO[preset]]
         if not train:
             result["not_left_out"].append({"preset": preset, "reason": "no run of its sources in the files"})
