@@ -62,7 +62,7 @@ _PUBLISHED: Final = {
 }
 
 
-def published_settings(case: Case) -> PublishedSettings | None:
+def settings_of_scripts(case: Case) -> PublishedSettings | None:
     """Return what the scripts behind `case` set; None where none is known."""
     deployment = case.deployment
     for (source, engine, model), settings in _PUBLISHED.items():

@@ -29,7 +29,7 @@ from apex_sim.preset.vllm import VLLM_0_6
 from apex_sim.truth.case import Case, Deployment, EngineSettings
 from apex_sim.truth.case_load import draw_case_load
 from apex_sim.truth.engine_version import preset_of_release
-from apex_sim.truth.published_settings import published_settings
+from apex_sim.truth.published_settings import settings_of_scripts
 from apex_sim.truth.trtllm_bench import bench_run
 from apex_sim.workload.workload import Workload
 
@@ -82,7 +82,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
     """
     deployment = case.deployment
     preset, nearest = preset_of_release(deployment.engine, deployment.engine_version)
-    known, published = [nearest] if nearest else [], published_settings(case)
+    known, published = [nearest] if nearest else [], settings_of_scripts(case)
     if published:
         case, filled = published.fill(case)
         preset, captured = published.captured(preset)
