@@ -38,11 +38,23 @@ def validate_group() -> None:
 @click.argument("cases", metavar="CASES.csv", type=click.Path(path_type=Path))
 @click.option("--source", "sources", metavar="NAME", multiple=True, help="Only cases of this source; repeatable.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first so many cases.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Replay the cases of a calibrated server under its profile; others are skipped.",
+)
 @run_flags.JOBS
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write cases.csv and result.json there.")
 @run_flags.JSON
 def serving_command(
-    cases: Path, sources: tuple[str, ...], limit: int | None, jobs: int | None, out: Path | None, as_json: bool
+    cases: Path,
+    sources: tuple[str, ...],
+    limit: int | None,
+    profile: Path | None,
+    jobs: int | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Replay measured serving runs and state the errors.
 
@@ -54,7 +66,9 @@ def serving_command(
 
     folder = None if out is None else choose_folder(out, no_files=False, as_json=as_json, default=out, names=_FILES)
     with progress_bar("Replaying cases") as progress:
-        validation = validate_serving(cases, n_jobs=jobs, progress=progress, limit=limit, sources=sources or None)
+        validation = validate_serving(
+            cases, n_jobs=jobs, progress=progress, limit=limit, sources=sources or None, profile=profile
+        )
     document = validation_document(validation)
     if folder:
         from apex_sim.report.csv_text import validation_csv

@@ -14,6 +14,8 @@ from apex_sim.errors import InfeasiblePlanError, InputError, UnknownNameError, U
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
+from apex_sim.truth.calibration.profile_file import ProfileFile, read_profile
+from apex_sim.truth.calibration.profile_support import profile_replay
 from apex_sim.truth.case import MEASURED, Case
 from apex_sim.truth.cases import read_cases
 from apex_sim.truth.error_summary import ErrorSummary, relative_error, summarise_errors
@@ -76,6 +78,7 @@ def validate_serving(
     progress: Progress | None = None,
     limit: int | None = None,
     sources: Collection[str] | None = None,
+    profile: Path | str | None = None,
 ) -> Validation:
     """Replay the measured cases of a CSV and compare.
 
@@ -86,6 +89,7 @@ def validate_serving(
     progress : told after each simulation; cases that repeat one another share one.
     limit : take the first so many cases only.
     sources : take the cases of these sources only.
+    profile : calibration profile under whose times the cases of its server are replayed; all others are skipped.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def validate_serving(
     """
     file = read_cases(Path(path))
     cases, notes = _chosen(file.cases, limit, sources)
-    replays, reasons = _replays(cases, file.path.parent)
+    replays, reasons = _replays(cases, file.path.parent, None if profile is None else read_profile(Path(profile)))
     predicted, cpu_s = _simulate(replays, n_jobs, progress)
     results = tuple(
         _result(case, replay, predicted.get(replay.key, {}) if replay else {}, reason)
@@ -133,13 +137,14 @@ def _chosen(
     return chosen, (f"{len(chosen)} of {len(cases)} cases",) if len(chosen) < len(cases) else ()
 
 
-def _replays(cases: Sequence[Case], folder: Path) -> tuple[list[Replay | None], list[str]]:
+def _replays(cases: Sequence[Case], folder: Path, profile: ProfileFile | None) -> tuple[list[Replay | None], list[str]]:
     """Return the replay of each case, or None and the reason why there is none."""
     replays: list[Replay | None] = []
     reasons = []
     for case in cases:
         try:
-            replays.append(make_replay(case, folder))
+            replay = make_replay(case, folder)
+            replays.append(replay if profile is None else profile_replay(replay, profile))
             reasons.append("")
         except (UnsupportedError, InfeasiblePlanError) as error:
             replays.append(None)
