@@ -12,7 +12,7 @@ from apex_sim.cli.output import DEFAULT_FOLDER, print_columns, print_json, progr
 from apex_sim.cli.values import PositiveNumber
 
 if TYPE_CHECKING:
-    from apex_sim.truth.calibration.calibrate_server import Calibration
+    from apex_sim.truth.calibration.server_calibration import Calibration
 
 _DEFAULT: Final = DEFAULT_FOLDER / "calibration.toml"
 _COUNT: Final = click.IntRange(min=1)
@@ -93,9 +93,9 @@ def calibrate_command(
     of measured cases. Writes a small profile with intervals and support, for --profile elsewhere, and states the
     errors on what the fit did not see.
     """
-    from apex_sim.report.calibration_document import calibration_document
-    from apex_sim.truth.calibration.calibrate_server import calibrate_server
+    from apex_sim.report.calibration_report import calibration_document
     from apex_sim.truth.calibration.profile_file import require_free, write_profile
+    from apex_sim.truth.calibration.server_calibration import calibrate_server
     from apex_sim.truth.calibration.server_file import make_server
 
     place = _place(out, no_files=no_files, as_json=as_json)
@@ -123,7 +123,7 @@ def _place(out: Path | None, *, no_files: bool, as_json: bool) -> Path | None:
 
 
 def _print(calibration: Calibration) -> None:
-    from apex_sim.report.calibration_document import TIMES, error_rows, time_rows
+    from apex_sim.report.calibration_report import TIMES, error_rows, time_rows
 
     profile, fit = calibration.profile, calibration.fit
     server = profile.server

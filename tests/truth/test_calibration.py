@@ -19,13 +19,13 @@ from apex_sim.metrics.summary import summarise
 from apex_sim.planner.answer import provenance_of
 from apex_sim.planner.study import load_study, make_study
 from apex_sim.record.run import FleetRun
-from apex_sim.truth.calibration.calibrate_server import Calibration, calibrate_server, make_evidence
 from apex_sim.truth.calibration.fit import fit_multipliers
 from apex_sim.truth.calibration.parameters import PRIORS, scale_preset
 from apex_sim.truth.calibration.profile_file import profile_toml, read_profile, write_profile
 from apex_sim.truth.calibration.profile_support import apply_profile
 from apex_sim.truth.calibration.run_simulator import RunSimulator
 from apex_sim.truth.calibration.served_run import read_runs
+from apex_sim.truth.calibration.server_calibration import Calibration, calibrate_server, make_evidence
 from apex_sim.truth.calibration.server_file import ServerFile, make_server
 
 KNOWN = (1.6, 1.0, 1.15, 1.1)

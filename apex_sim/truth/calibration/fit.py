@@ -49,6 +49,11 @@ class Evidence:
     sd_of: Mapping[str, float]
     rows: slice | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed of the run."""
+        return (*self.simulator.run.notes, *self.simulator.notes)
+
     def residuals(self, point: Floats) -> list[float]:
         """Return ln(simulated / measured) over its sd, for each fitted metric."""
         predicted = self.simulator.predict(multipliers_at(point), self.rows)

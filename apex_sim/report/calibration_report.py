@@ -12,7 +12,7 @@ import numpy as np
 from apex_sim.report.document import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from apex_sim.truth.calibration.calibrate_server import Calibration
+    from apex_sim.truth.calibration.server_calibration import Calibration
 
 TIMES: Final = {
     "host": "host step",

@@ -105,9 +105,16 @@ def calibrate_server(
         fit=fit,
         fitted=tuple(row for each in evidence for row in _fitted(each, fit.multipliers)),
         check=check_fit(evidence, fit.multipliers, step),
-        notes=tuple(
-            dict.fromkeys(note for each in evidence for note in (*each.simulator.run.notes, *each.simulator.notes))
-        ),
+        notes=tuple(dict.fromkeys((*_caution(n_loads), *(note for each in evidence for note in each.notes)))),
+    )
+
+
+def _caution(n_loads: int) -> tuple[str, ...]:
+    if n_loads > 1:
+        return ()
+    return (
+        "one load: the factors hold what the simulator errs at this load alone as well as what it errs at all; two or "
+        "three loads with few and many users tell them apart, and check one another",
     )
 
 
