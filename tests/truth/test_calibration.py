@@ -20,7 +20,7 @@ from apex_sim.planner.answer import provenance_of
 from apex_sim.planner.study import load_study, make_study
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.calibration.fit import fit_multipliers
-from apex_sim.truth.calibration.parameters import PRIORS, scale_preset
+from apex_sim.truth.calibration.parameters import NAMES, prior_log_sds, scale_preset
 from apex_sim.truth.calibration.profile_file import profile_toml, read_profile, write_profile
 from apex_sim.truth.calibration.profile_support import apply_profile
 from apex_sim.truth.calibration.run_simulator import RunSimulator
@@ -118,9 +118,9 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
 
 def test_known_times_lie_in_their_intervals(calibration: Calibration) -> None:
     found = {estimate.name: estimate for estimate in calibration.fit.estimates}
-    for prior, known in zip(PRIORS, KNOWN, strict=True):
-        estimate = found[prior.name]
-        assert estimate.low <= known <= estimate.high, prior.name
+    for name, known in zip(NAMES, KNOWN, strict=True):
+        estimate = found[name]
+        assert estimate.low <= known <= estimate.high, name
         assert estimate.low < estimate.multiplier < estimate.high
         assert 0 < estimate.log_sd <= estimate.prior_log_sd * 1.001
     assert found["prompt"].informed
@@ -133,6 +133,12 @@ def test_known_times_are_recovered_where_the_model_is_trusted(tmp_path: Path) ->
     evidence = [replace(each, sd_of={k: sd / 10 for k, sd in each.sd_of.items()}) for each in make_evidence(runs)]
     for estimate, known in zip(fit_multipliers(evidence).estimates, KNOWN, strict=True):
         assert estimate.multiplier == pytest.approx(known, rel=0.05), estimate.name
+
+
+def test_a_preset_that_was_compared_with_such_servers_is_trusted_more() -> None:
+    seen, unseen = (prior_log_sds("vllm", model, "h200-sxm") for model in ("gpt-oss-120b", "llama-3.1-8b"))
+    assert (seen <= unseen).all()
+    assert seen[-1] < unseen[-1] / 3
 
 
 def test_host_and_kernels_are_said_to_be_hard_to_tell_apart(calibration: Calibration) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apex_sim.truth.calibration.likelihood import log_error
-from apex_sim.truth.calibration.parameters import PRIOR_SDS, PRIORS, multipliers_at
+from apex_sim.truth.calibration.parameters import NAMES, is_compared, multipliers_at, prior_log_sds
 from apex_sim.truth.calibration.run_simulator import RunSimulator
 
 #: Finite differences, in prior sds: for the way to the optimum, and for what the runs tell.  They are wide because a
@@ -50,13 +50,26 @@ class Evidence:
     rows: slice | None = None
 
     @property
+    def server(self) -> tuple[str, str, str]:
+        """Engine, model and device."""
+        run = self.simulator.run
+        return run.deployment.engine.lower(), run.replay.model.name, run.replay.cluster.device.name
+
+    @property
+    def prior_log_sds(self) -> Floats:
+        """What is believed of the multipliers beforehand."""
+        return prior_log_sds(*self.server)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was assumed of the run."""
-        return (*self.simulator.run.notes, *self.simulator.notes)
+        seen = "compared with servers" if is_compared(*self.server) else "never compared with a server"
+        prior = f"priors: the preset was {seen} of this engine, model and device"
+        return (prior, *self.simulator.run.notes, *self.simulator.notes)
 
     def residuals(self, point: Floats) -> list[float]:
         """Return ln(simulated / measured) over its sd, for each fitted metric."""
-        predicted = self.simulator.predict(multipliers_at(point), self.rows)
+        predicted = self.simulator.predict(multipliers_at(point, self.prior_log_sds), self.rows)
         return [log_error(predicted, self.measured, name) / sd for name, sd in self.sd_of.items()]
 
 
@@ -78,7 +91,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
-    """The optimum: estimates in the order of `PRIORS`, correlations of their logarithms, and how well it fits.
+    """The optimum: estimates in the order of `NAMES`, correlations of their logarithms, and how well it fits.
 
     `chi_square` is the sum of squared residuals of the `n_residuals` figures, without the prior's part.
     """
@@ -97,14 +110,14 @@ class Fit:
         """Return the two informed parameters that could most easily stand for one another, and their correlation."""
         pairs = [
             (abs(float(self.correlation[i, j])), i, j)
-            for i in range(len(PRIORS))
+            for i in range(len(NAMES))
             for j in range(i)
             if self.estimates[i].informed or self.estimates[j].informed
         ]
         if not pairs:
             return "", "", 0.0
         _, i, j = max(pairs)
-        return PRIORS[j].name, PRIORS[i].name, float(self.correlation[i, j])
+        return NAMES[j], NAMES[i], float(self.correlation[i, j])
 
 
 def fit_multipliers(evidence: Sequence[Evidence], progress: Callable[[], object] | None = None) -> Fit:
@@ -122,7 +135,7 @@ def fit_multipliers(evidence: Sequence[Evidence], progress: Callable[[], object]
         return np.array([r for each in evidence for r in each.residuals(point)] + point.tolist())
 
     def slopes(point: Floats, width: float = _STEP) -> Floats:
-        steps = width * np.eye(len(PRIORS))
+        steps = width * np.eye(len(NAMES))
         return np.column_stack([(residuals(point + step) - residuals(point - step)) / (2 * width) for step in steps])
 
     # max(host, kernels) bends where one hides the other, and a start on its flat side stays there.
@@ -131,24 +144,25 @@ def fit_multipliers(evidence: Sequence[Evidence], progress: Callable[[], object]
     found = [least_squares(residuals, start, jac=slopes, xtol=1e-4, ftol=1e-5, max_nfev=25) for start in starts]
     best = min(found, key=lambda result: float(result.cost))
     point: Floats = best.x
-    n = len(PRIORS)
+    n = len(NAMES)
     wide = slopes(point, _WIDE_STEP)
     covariance = np.linalg.inv(wide.T @ wide)
     sds = np.sqrt(np.diag(covariance))
     squared = residuals(point)[:-n] ** 2
     return Fit(
-        estimates=tuple(_estimate(k, float(point[k]), float(sds[k])) for k in range(n)),
+        estimates=tuple(
+            _estimate(NAMES[k], float(point[k]), float(sds[k]), float(evidence[0].prior_log_sds[k])) for k in range(n)
+        ),
         correlation=covariance / np.outer(sds, sds),
         chi_square=float(squared.sum()),
         n_residuals=len(squared),
     )
 
 
-def _estimate(index: int, z: float, sd: float) -> Estimate:
-    prior_log_sd = float(PRIOR_SDS[index])
+def _estimate(name: str, z: float, sd: float, prior_log_sd: float) -> Estimate:
     log_value, log_sd = z * prior_log_sd, sd * prior_log_sd
     return Estimate(
-        name=PRIORS[index].name,
+        name=name,
         multiplier=math.exp(log_value),
         low=math.exp(log_value - Z_80 * log_sd),
         high=math.exp(log_value + Z_80 * log_sd),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from apex_sim.truth.benchmarks.benchmark_run import summarise_times
 from apex_sim.truth.calibration.fit import Evidence, fit_multipliers
@@ -32,6 +33,19 @@ class Check:
 
     how: str
     metrics: tuple[CheckedMetric, ...]
+
+    def worse(self) -> tuple[str, ...]:
+        """Return the metrics whose median absolute error grew by more than a percentage point."""
+        grown = []
+        for name in dict.fromkeys(row.metric for row in self.metrics):
+            rows = [row for row in self.metrics if row.metric == name]
+            before, after = (
+                median(abs(value) for value in column)
+                for column in zip(*((row.before_frac, row.after_frac) for row in rows), strict=True)
+            )
+            if after > before + 0.01:
+                grown.append(name)
+        return tuple(grown)
 
 
 def check_fit(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from apex_sim.errors import InputError, UnsupportedError
 from apex_sim.plan.shape import Shape
 from apex_sim.preset.preset import Preset
-from apex_sim.truth.calibration.parameters import PRIORS, scale_preset
+from apex_sim.truth.calibration.parameters import NAMES, scale_preset
 from apex_sim.truth.calibration.profile_file import EXTRAPOLATION, ProfiledServer, ProfileFile, preset_sha256
 from apex_sim.truth.replay import Replay
 from apex_sim.workload.workload import Workload
@@ -116,9 +116,9 @@ def profile_notes(profile: ProfileFile) -> tuple[str, ...]:
     """Return what a result under `profile` should say of it."""
     server = profile.server
     values = ", ".join(
-        f"{prior.name} x {time.multiplier:.3f}{'' if time.informed else ' (not informed)'}"
-        for prior in PRIORS
-        for time in [getattr(profile, prior.name)]
+        f"{name} x {time.multiplier:.3f}{'' if time.informed else ' (not informed)'}"
+        for name in NAMES
+        for time in [getattr(profile, name)]
     )
     return (
         f"calibration profile of {server.engine} {server.engine_version}, {server.model} on {server.device}, "

@@ -100,22 +100,29 @@ def calibrate_server(
 
     fit = fit_multipliers(evidence, step)
     require_explained(evidence, fit)
+    check = check_fit(evidence, fit.multipliers, step)
     return Calibration(
         profile=_profile(evidence, fit, [*paths, *([engine_log] if engine_log else [])]),
         fit=fit,
         fitted=tuple(row for each in evidence for row in _fitted(each, fit.multipliers)),
-        check=check_fit(evidence, fit.multipliers, step),
-        notes=tuple(dict.fromkeys((*_caution(n_loads), *(note for each in evidence for note in each.notes)))),
+        check=check,
+        notes=tuple(dict.fromkeys((*_cautions(n_loads, check), *(note for each in evidence for note in each.notes)))),
     )
 
 
-def _caution(n_loads: int) -> tuple[str, ...]:
-    if n_loads > 1:
-        return ()
-    return (
-        "one load: the factors hold what the simulator errs at this load alone as well as what it errs at all; two or "
-        "three loads with few and many users tell them apart, and check one another",
-    )
+def _cautions(n_loads: int, check: Check) -> list[str]:
+    cautions = []
+    if worse := check.worse():
+        cautions.append(
+            f"on what was held back the profile errs more than the preset in {', '.join(worse)}: what it learnt at "
+            "some loads does not hold at others"
+        )
+    if n_loads == 1:
+        cautions.append(
+            "one load: the factors hold what the simulator errs at this load alone as well as what it errs at all; two "
+            "or three loads with few and many users tell them apart, and check one another"
+        )
+    return cautions
 
 
 def make_evidence(runs: Sequence[ServedRun], pool: LoggedPool | None = None) -> list[Evidence]:
