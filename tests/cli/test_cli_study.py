@@ -206,10 +206,11 @@ def test_validate_hands_on_what_the_flags_say(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("apex_sim.truth.validation.validate_serving", fake)
     monkeypatch.setattr("apex_sim.report.document.validation_document", lambda v: {"cases": [], "summary": v})
     monkeypatch.setattr("apex_sim.report.csv_text.validation_csv", lambda v: "case_id\n")
-    flags = ("--limit", "3", "--source", "a", "--source", "b", "--jobs", "2", "--out", "v", "--json")
+    flags = ("--limit", "3", "--source", "a", "--source", "b", "--profile", "p", "--jobs", "2", "--out", "v", "--json")
     result = run("validate", "serving", "cases.csv", *flags)
     assert json.loads(result.stdout) == {"cases": [], "summary": "validation"}
-    assert seen == {"path": Path("cases.csv"), "n_jobs": 2, "progress": None, "limit": 3, "sources": ("a", "b")}
+    handed_on = {"n_jobs": 2, "progress": None, "limit": 3, "sources": ("a", "b"), "profile": Path("p")}
+    assert seen == {"path": Path("cases.csv"), **handed_on}
     assert files(tmp_path) == {"v/cases.csv", "v/result.json"}
 
 

@@ -257,6 +257,20 @@ def test_a_file_that_is_cut_off_or_no_benchmark_is_refused(tmp_path: Path, text:
         read_benchmarks(path)
 
 
+def test_the_line_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "appended.jsonl"
+    path.write_text(json.dumps(VLLM) + "\n" + json.dumps(VLLM)[:200])
+    with pytest.raises(InputError, match=r"appended\.jsonl, line 2: cut off"):
+        read_benchmarks(path)
+
+
+def test_a_text_that_is_neither_benchmark_nor_cases_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "engine.log"
+    path.write_text("INFO starting\n")
+    with pytest.raises(InputError, match=r"no benchmark of a known tool.*vllm bench serve"):
+        read_runs(path, ServerFile())
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apex_sim.truth.benchmarks.benchmark_file.MAX_BYTES", 100)
     path = tmp_path / "result.json"

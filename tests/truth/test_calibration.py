@@ -203,6 +203,18 @@ def test_runs_that_no_server_explains_are_refused(tmp_path: Path) -> None:
         calibrate_server([path], ServerFile(**SERVER))
 
 
+def test_impossible_figures_end_in_a_message(tmp_path: Path) -> None:
+    """A time of 1e-200 s moves the fit to its bounds, not to an overflow; outputs of one token have no TPOT."""
+    path = tmp_path / "odd.json"
+    tiny = dict.fromkeys(("tpot_mean_s", "tpot_median_s", "tpot_p99_s"), 1e-200)
+    path.write_text(json.dumps(summary(8, PLACEHOLDER | tiny)))
+    with pytest.raises(InputError, match="no host time and kernel efficiency explain"):
+        calibrate_server([path], ServerFile(**SERVER))
+    path.write_text(json.dumps(summary(8, PLACEHOLDER, output=1)))
+    with pytest.raises(InputError, match="tpot_median_s was measured, and cannot come about"):
+        calibrate_server([path], ServerFile(**SERVER))
+
+
 def test_too_little_is_refused(tmp_path: Path) -> None:
     data = {k: v for k, v in summary(8, PLACEHOLDER).items() if "ttft" not in k and "tpot" not in k}
     path = tmp_path / "few.json"

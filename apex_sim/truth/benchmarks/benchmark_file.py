@@ -16,7 +16,8 @@ from apex_sim.truth.benchmarks.guidellm import is_guidellm, read_guidellm
 #: One request with 8,192 gaps takes about 170 kB, so that a thousand of them fit.
 MAX_BYTES: Final = 256 * 2**20
 MAX_RUNS: Final = 200
-_TOOLS: Final = "vllm bench serve --save-result, SGLang bench_serving, GuideLLM or AIPerf, or a CSV of measured cases"
+#: What can be read, for remedies.
+TOOLS: Final = "vllm bench serve --save-result, SGLang bench_serving, GuideLLM or AIPerf, or a CSV of measured cases"
 
 
 def is_json(path: Path) -> bool:
@@ -54,7 +55,7 @@ def read_benchmarks(path: Path) -> list[BenchmarkRun]:
             missing = [key for key in KEYS if key not in data]
             hint = f"; as vllm bench serve it lacks {', '.join(missing)}" if len(missing) < len(KEYS) else ""
             raise InputError(
-                f"the keys ({keys[:120]}) are those of no known benchmark{hint}", where=where, remedy=f"use {_TOOLS}"
+                f"the keys ({keys[:120]}) are those of no known benchmark{hint}", where=where, remedy=f"use {TOOLS}"
             )
     if len(runs) > MAX_RUNS:
         raise InputError(f"{len(runs)} runs, more than {MAX_RUNS}", where=str(path), remedy="split the file")
@@ -65,13 +66,14 @@ def _documents(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """Return the objects of a JSON document, or of each line of a file to which results were appended."""
     text = read_text(path, MAX_BYTES)
     if not text.strip():
-        raise InputError("the file is empty", where=str(path), remedy=f"use {_TOOLS}")
+        raise InputError("the file is empty", where=str(path), remedy=f"use {TOOLS}")
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    by_line = len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for _, line in lines)
+    first = lines[0][1].strip()
+    by_line = len(lines) > 1 and first.startswith("{") and first.endswith("}")
     found = [(number, _parse(line, path, number)) for number, line in (lines if by_line else [(1, text)])]
     for number, data in found:
         if not isinstance(data, dict):
-            raise InputError("not a JSON object", where=f"{path}, line {number}", remedy=f"use {_TOOLS}")
+            raise InputError("not a JSON object", where=f"{path}, line {number}", remedy=f"use {TOOLS}")
     return found
 
 

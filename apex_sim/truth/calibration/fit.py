@@ -31,6 +31,8 @@ from apex_sim.truth.calibration.run_simulator import RunSimulator
 #: closed loop locks to its steps: as host time grows, the simulated median TTFT stands still and then jumps by a step.
 _STEP: Final = 0.5
 _WIDE_STEP: Final = 1.0
+#: Nothing is believed further from the preset: a factor of 20 for the host, and of 2.5 for kernels.
+_MOST_SDS: Final = 6.0
 #: Half the width of an 80 % interval of a normal distribution, in standard deviations.
 Z_80: Final = 1.2816
 #: A parameter whose sd shrank by less than a tenth has learnt nothing.
@@ -141,7 +143,10 @@ def fit_multipliers(evidence: Sequence[Evidence], progress: Callable[[], object]
     # max(host, kernels) bends where one hides the other, and a start on its flat side stays there.
     costs = [float((residuals(np.array(start)) ** 2).sum()) for start in _STARTS]
     starts = [np.array(_STARTS[i]) for i in sorted({0, int(np.argmin(costs))})]
-    found = [least_squares(residuals, start, jac=slopes, xtol=1e-4, ftol=1e-5, max_nfev=25) for start in starts]
+    found = [
+        least_squares(residuals, start, jac=slopes, bounds=(-_MOST_SDS, _MOST_SDS), xtol=1e-4, ftol=1e-5, max_nfev=25)
+        for start in starts
+    ]
     best = min(found, key=lambda result: float(result.cost))
     point: Floats = best.x
     n = len(NAMES)

@@ -17,6 +17,8 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from apex_sim.errors import InputError
+
 #: Standard deviations of the logarithm, between repeats and between loads; of each group the first that was measured.
 GROUPS: Final[tuple[Mapping[str, tuple[float, float]], ...]] = (
     {"ttft_median_s": (0.05, 0.10), "ttft_mean_s": (0.08, 0.12)},
@@ -56,5 +58,16 @@ def load_sd(name: str, n_repeats: int = 1) -> float:
 
 
 def log_error(predicted: Mapping[str, float], measured: Mapping[str, float], name: str) -> float:
-    """Return ln(predicted / measured) of one metric."""
+    """Return ln(predicted / measured) of one metric.
+
+    Raises
+    ------
+    InputError : the simulated run has no such figure, as no TPOT where each output is one token.
+    """
+    if not predicted.get(name, 0.0) > 0:
+        raise InputError(
+            f"{name} was measured, and cannot come about with these requests",
+            where="RUNS",
+            remedy="check the lengths in the benchmark file",
+        )
     return math.log(predicted[name] / measured[name])

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from apex_sim.errors import InfeasiblePlanError, InputError, UnknownNameError, UnsupportedError
-from apex_sim.truth.benchmarks.benchmark_file import is_json, read_benchmarks
+from apex_sim.truth.benchmarks.benchmark_file import TOOLS, is_json, read_benchmarks
 from apex_sim.truth.benchmarks.benchmark_run import BenchmarkRun, Lengths, RequestTimes
 from apex_sim.truth.calibration.server_file import ServerFile, require_stated
 from apex_sim.truth.case import Case, Deployment, OfferedLoad
 from apex_sim.truth.cases import read_cases
 from apex_sim.truth.replay import Replay, make_replay
 from apex_sim.workload.requests import make_requests
+from apex_sim.workload.trace_file import columns_of
 from apex_sim.workload.workload import Workload
 
 
@@ -60,6 +61,8 @@ def read_runs(path: Path, server: ServerFile, cases: Collection[str] | None = No
     """
     if is_json(path):
         return [_from_benchmark(run, server, path.parent) for run in read_benchmarks(path)]
+    if "case_id" not in columns_of(path)[1]:
+        raise InputError("no benchmark of a known tool, nor measured cases", where=str(path), remedy=f"use {TOOLS}")
     file = read_cases(path)
     known = {case.case_id for case in file.cases}
     for name in cases or ():

@@ -96,7 +96,7 @@ def calibrate_server(
         nonlocal n_points
         n_points += 1
         if progress:
-            progress(n_points, max(n_points, _POINTS_OF_A_FIT * (1 + n_loads * (n_loads > 1))))
+            progress(n_points, max(n_points, _POINTS_OF_A_FIT * (1 + min(n_loads, 8) * (n_loads > 1))))
 
     fit = fit_multipliers(evidence, step)
     require_explained(evidence, fit)
