@@ -15,7 +15,7 @@ from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
 from apex_sim.truth.calibration.profile_file import ProfileFile, read_profile
-from apex_sim.truth.calibration.profile_support import profile_replay
+from apex_sim.truth.calibration.profile_support import profile_notes, profile_replay
 from apex_sim.truth.case import MEASURED, Case
 from apex_sim.truth.cases import read_cases
 from apex_sim.truth.error_summary import ErrorSummary, relative_error, summarise_errors
@@ -99,7 +99,8 @@ def validate_serving(
     """
     file = read_cases(Path(path))
     cases, notes = _chosen(file.cases, limit, sources)
-    replays, reasons = _replays(cases, file.path.parent, None if profile is None else read_profile(Path(profile)))
+    calibrated = None if profile is None else read_profile(Path(profile))
+    replays, reasons = _replays(cases, file.path.parent, calibrated)
     predicted, cpu_s = _simulate(replays, n_jobs, progress)
     results = tuple(
         _result(case, replay, predicted.get(replay.key, {}) if replay else {}, reason)
@@ -117,7 +118,7 @@ def validate_serving(
         n_simulations=len(predicted),
         cost_provenance=_distinct(best_cost_model(replay.cluster.device).provenance for replay in replays if replay),
         assumed=_distinct(text for replay in replays if replay for text in _assumed(replay)),
-        notes=(*file.notes, *notes),
+        notes=(*file.notes, *notes, *(profile_notes(calibrated) if calibrated else ())),
         cpu_s=cpu_s,
     )
 

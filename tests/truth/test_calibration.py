@@ -298,6 +298,15 @@ def test_outside_its_support_a_profile_is_refused(
         enumerate_space(study(path, **changes))
 
 
+def test_an_open_loop_far_from_the_support_is_refused_after_its_run(calibration: Calibration, tmp_path: Path) -> None:
+    from apex_sim.planner.simulation import simulate_study
+
+    path = write_profile(calibration.profile, tmp_path / "mine.toml")
+    assert simulate_study(study(path, load={"rate_per_s": 5.0})).run.mean_users > 1
+    with pytest.raises(UnsupportedError, match=r"users of an instance \d+.*the profile was fitted at 1 to 32"):
+        simulate_study(study(path, load={"offline": True, "n_requests": 1200}))
+
+
 def test_another_preset_or_a_changed_one_refuses_the_profile(calibration: Calibration, tmp_path: Path) -> None:
     path = write_profile(calibration.profile, tmp_path / "mine.toml")
     with pytest.raises(InputError, match="fitted to preset"):

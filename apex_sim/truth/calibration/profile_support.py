@@ -82,34 +82,45 @@ def require_same_server(profile: ProfileFile, shapes: Sequence[Shape], model: st
 def require_near_load(profile: ProfileFile, workload: Workload, n_instances: int = 1) -> tuple[str, ...]:
     """Return what of `workload` lies beyond what the profile's runs covered.
 
-    Mean lengths are compared, and for closed loops the users of an instance; what arrivals make of concurrency is not
-    known beforehand.
+    Mean lengths are compared, and for closed loops the users of an instance; what arrivals make of concurrency is known
+    after the run only (`require_near_users`).
 
     Raises
     ------
     UnsupportedError : a length or the users lie more than 8 times beyond what was seen.
     """
-    requests, users = workload.requests, workload.load.concurrency
-    asked = [
-        ("mean prompt tokens", float(requests.prompt_tokens.mean()), profile.support.prompt_tokens),
-        ("mean output tokens", float(requests.output_tokens.mean()), profile.support.output_tokens),
+    requests, support, users = workload.requests, profile.support, workload.load.concurrency
+    notes = [
+        *_beyond("mean prompt tokens", float(requests.prompt_tokens.mean()), support.prompt_tokens),
+        *_beyond("mean output tokens", float(requests.output_tokens.mean()), support.output_tokens),
     ]
     if users is not None:
-        asked.append(("users of an instance", users / n_instances, profile.support.concurrency))
-    notes = []
-    for name, value, (low, high) in asked:
-        if not low / EXTRAPOLATION <= value <= high * EXTRAPOLATION:
-            raise UnsupportedError(
-                f"{name} {value:.4g}: the profile was fitted at {low:.4g} to {high:.4g}, and holds for "
-                f"{EXTRAPOLATION:g} times less or more",
-                where="profile",
-                remedy="calibrate with a run nearer to this load, or leave the profile out",
-            )
-        if not low <= value <= high:
-            notes.append(f"profile extrapolated: {name} {value:.4g}, fitted at {low:.4g} to {high:.4g}")
-    if users is None:
-        notes.append("profile: arrivals decide how many requests run together, which is not held against its support")
+        notes += require_near_users(profile, users / n_instances)
     return tuple(notes)
+
+
+def require_near_users(profile: ProfileFile, users: float) -> tuple[str, ...]:
+    """Return whether so many requests of an instance at a time lie beyond what the profile's runs covered.
+
+    Raises
+    ------
+    UnsupportedError : they lie more than 8 times beyond.
+    """
+    return _beyond("users of an instance", users, profile.support.concurrency)
+
+
+def _beyond(name: str, value: float, seen: Sequence[float]) -> tuple[str, ...]:
+    low, high = seen
+    if not low / EXTRAPOLATION <= value <= high * EXTRAPOLATION:
+        raise UnsupportedError(
+            f"{name} {value:.4g}: the profile was fitted at {low:.4g} to {high:.4g}, and holds for "
+            f"{EXTRAPOLATION:g} times less or more",
+            where="profile",
+            remedy="calibrate with a run nearer to this load, or leave the profile out",
+        )
+    if low <= value <= high:
+        return ()
+    return (f"profile extrapolated: {name} {value:.4g}, fitted at {low:.4g} to {high:.4g}",)
 
 
 def profile_notes(profile: ProfileFile) -> tuple[str, ...]:

@@ -60,10 +60,9 @@ class RunSimulator:
         """What kernel times rest on."""
         return self._cost.provenance
 
-    def mean_batch(self) -> float:
-        """Return the mean number of requests in an instance, by the shipped preset."""
-        run = self._simulate(AS_SHIPPED)
-        return run.request_seconds / run.makespan_s / len(run.instances)
+    def mean_users(self) -> float:
+        """Return the mean number of requests in an instance, waiting ones included, by the shipped preset."""
+        return self._simulate(AS_SHIPPED).mean_users
 
     def predict(self, multipliers: tuple[float, ...], rows: slice | None = None) -> dict[str, float]:
         """Return the metrics that the run would have measured; with `rows`, those of so many of its requests."""

@@ -197,7 +197,7 @@ def _users(simulator: RunSimulator) -> float:
     """Return the users of an instance; of an open loop the mean number of its requests."""
     replay = simulator.run.replay
     users = replay.workload.load.concurrency
-    return simulator.mean_batch() if users is None else users / replay.plan.n_instances
+    return simulator.mean_users() if users is None else users / replay.plan.n_instances
 
 
 def _range(values: Sequence[float]) -> list[float]:
