@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apex_sim.cost import step_tables as at
+from apex_sim.cost.calibrated import Calibrated
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
@@ -190,6 +191,8 @@ def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostM
     ------
     UnsupportedError : the model has cells without a cost.
     """
+    if isinstance(cost, Calibrated):
+        cost = cost.of_engine(shape.preset.engine)
     windows, speculation = model.attention_classes(), shape.scheduler.speculation
     if speculation is None:
         stages = [_stage_model(StageContext(cost, model, cluster, shape, index), windows) for index in range(shape.pp)]
@@ -212,6 +215,7 @@ def _draft_cost(
     share_frac = draft.n_layers / model.n_layers
     for tables in (first.tables, follow.tables):  # energy of a token through the whole model, layer by layer
         tables.numbers[at.MODEL_SHARE_FRAC] *= share_frac
+        tables.numbers[at.BETWEEN_STEPS_S] = 0.0  # the model's own step has waited
     n_next = speculation.n_draft_tokens - 1
     return DraftCost(draft.name, first.tables, follow.tables, n_next, len(first.attention))
 

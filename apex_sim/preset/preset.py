@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-evict", "max-utilization"]
+from apex_sim.preset.expert_kernel import ExpertKernel
+
+BatchingPolicy = Literal[
+    "prefill-first", "chunked", "unified", "sglang", "no-evict", "no-evict-chunked", "max-utilization"
+]
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
@@ -23,8 +27,9 @@ class HostOverhead:
 
     `step_s` and `sequence_s` are the time to schedule, prepare, launch, sample and detokenise one step, fixed and for
     each sequence in it; `rank_s` comes on top for each tensor-parallel rank beyond the first, which must be told what
-    to run (None: not told apart, the other two hold it).  `frontend_s` and `prompt_token_s` lie between a request's
-    arrival and the scheduler's queue (HTTP, tokenising, inter-process copies).
+    to run (None: not told apart, the other two hold it).  `between_steps_s` is what the device waits between two steps
+    even if all of that is hidden behind it: input copies, sampling, the hand-over itself.  `frontend_s` and
+    `prompt_token_s` lie between a request's arrival and the scheduler's queue (HTTP, tokenising, inter-process copies).
     """
 
     step_s: float
@@ -34,6 +39,7 @@ class HostOverhead:
     source: str
     kind: Literal["measured", "fitted", "assumed"]
     rank_s: float | None = None
+    between_steps_s: float = 0.0
 
     def on_step_s(self, n_sequences: int, tp: int) -> float:
         """Return the host time of a step with `n_sequences` under tensor parallelism `tp`."""
@@ -97,8 +103,9 @@ class Reservation:
 class Buffers:
     """Which device memory does the engine hold beside weights and KV blocks?
 
-    `logit_bytes` is the sampler's peak for each logit of the profiling run (which samples up to `max_num_seqs` rows),
-    `communicator_bytes` what one device's communicators hold when TP or PP is above one, `misc_bytes` the rest.
+    `logit_bytes` is the sampler's peak for each logit of the profiling run: of `max_num_seqs` rows, and of no more than
+    its tokens unless buffers are allocated `for_all_seqs`.  `communicator_bytes` is what one device's communicators
+    hold when TP or PP is above one, `misc_bytes` the rest.
     `reserved_peak` says that the engine subtracts what the allocator has reserved, so that forward and sampler peaks
     add up; otherwise it subtracts the peak of allocated bytes, and only the larger of the two counts.
 
@@ -116,6 +123,7 @@ class Buffers:
     kind: Literal["measured", "fitted", "assumed"]
     pool_rule: PoolRule = "share-of-memory"
     reserve: Reserve | None = None
+    for_all_seqs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,7 @@ class Ranks:
 class PromptSlowdown:
     """How much slower do steps with prompts run than the sum of their kernels, measured alone?
 
-    The factor is base + growth T / (T + half_tokens) for a step of T tokens outside a CUDA graph.  Sustained clocks,
+    The factor is base + growth T / (T + half_tokens) for a step of T tokens.  Sustained clocks,
     activations that no longer fit the L2 cache, eager tails between kernels and unfused element-wise work may make the
     difference; the form is empirical.  `growth_of` holds weight formats with a growth of their own: kernels that
     dequantise lose more.
@@ -226,7 +234,10 @@ class Preset:
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
-    without figures).  `engine_settings` are defaults that only this engine has, under its own names.
+    without figures).  `engine_settings` are defaults that only this engine has, under its own names.  `expert_kernels`
+    says by weight format which kernel routed experts run in, where that alone does not say it, `fuses_shared_expert`
+    that a shared expert runs with them, and `fuses_quantisation` that activations are quantised by the kernels that
+    make them, not by ones of their own.
     """
 
     name: str
@@ -252,6 +263,14 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
+    expert_kernels: Mapping[str, ExpertKernel] = field(default_factory=dict, hash=False)
+    fuses_shared_expert: bool = False
+    fuses_quantisation: bool = False
+
+    def expert_kernel(self, weight_dtype: str, architecture: str) -> ExpertKernel | None:
+        """Return the kernel that experts of a weight format run in; None where the format alone says it."""
+        kernel = self.expert_kernels.get(weight_dtype)
+        return kernel if kernel and architecture in kernel.architectures else None
 
     @property
     def policies(self) -> tuple[str, ...]:

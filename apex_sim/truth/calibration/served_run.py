@@ -14,6 +14,7 @@ from apex_sim.truth.benchmarks.benchmark_run import BenchmarkRun, Lengths, Reque
 from apex_sim.truth.calibration.server_file import ServerFile, require_stated
 from apex_sim.truth.case import Case, Deployment, OfferedLoad
 from apex_sim.truth.cases import read_cases
+from apex_sim.truth.plausibility import require_plausible
 from apex_sim.truth.replay import Replay, make_replay
 from apex_sim.workload.requests import make_requests
 from apex_sim.workload.trace_file import columns_of
@@ -57,6 +58,7 @@ def read_runs(path: Path, server: ServerFile, cases: Collection[str] | None = No
     Raises
     ------
     InputError : as `read_benchmarks` and `read_cases`; the server is not known well enough, or cannot have served this.
+    ImplausibleError : no hardware of that kind can have been that fast.
     UnknownNameError : the CSV has no such case.
     """
     if is_json(path):
@@ -142,6 +144,7 @@ def _served(case: Case, folder: Path, times: RequestTimes | None, notes: Sequenc
         raise UnsupportedError(
             f"cannot be simulated: {problem}", where=case.where, remedy="state the server as it was started"
         ) from None
+    require_plausible(case, replay)
     if times is not None:
         replay = replace(replay, workload=_as_seen(replay.workload, times, case))
     notes = (*notes, *replay.notes, *replay.workload.notes)
