@@ -4,9 +4,10 @@ A residual is ln(simulated / measured) over a standard deviation.  Two scatters 
 
 between repeats : two runs of one load on one server.  InferenceX's closed loops repeat within 3 % of the median TTFT
     and 0.6 % of TPOT in the median, 21 % and 3 % in nine of ten cases; three of these standard deviations hold them.
-between loads : what four multipliers cannot follow.  The presets err by 6.5 % of TTFT and 2.9 % of TPOT in the median
-    at loads that they were not fitted at (docs/accuracy.md), as normal distributions of 10 % and 4 % do; repeats of a
-    load share this error, so that n of them count as one.
+between loads : what four multipliers cannot follow.  Normal errors of 10 % of TTFT and 4 % of TPOT have medians of 6.5
+    and 2.9 %, which are those of the first presets at loads that they were not fitted at.  On the servers that presets
+    are fitted to it is half as much; a user's server is another.  Repeats of a load share this error, so that n of them
+    count as one.
 
 E2E and throughput of a closed loop say nearly the same as TPOT and are therefore taken as less certain.
 """

@@ -9,10 +9,9 @@ frontend : the time of a request outside the scheduler, sd 0.5.  Measured server
 prompt, decode : kernels of steps with prompts, and of decodes alone.  For an engine, model and GPU that the presets
     were never compared with, sd 0.15: steps of prompts run 1.2 to 1.6 times as long as isolated kernels, a factor
     between engines and kernels whose logarithm has an sd of about 0.1, and the kernels of an unseen model add to it.
-    Where they were compared (docs/accuracy.md), what all loads of a server share is small beside what differs between
-    its loads: of eight vLLM servers with 5 to 9 loads each the mean logarithmic error of TPOT has an rms of 0.8 % and
-    that of TTFT of 7.5 %, against 3.3 % and 9 % between loads.  There sd 0.07 and 0.02, the latter rounded up for
-    servers of others.
+    Where they were compared (docs/accuracy.md), what all loads of a server share is small: of eight vLLM servers with
+    5 to 9 loads each the mean logarithmic error of TPOT has an rms of 1.0 % and that of TTFT of 4.4 %, against 2.0 %
+    and 5.9 % between loads of a server.  There sd 0.07 and 0.02, wider, as a user's server is none of those.
 """
 
 from __future__ import annotations

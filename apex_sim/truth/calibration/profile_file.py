@@ -123,8 +123,8 @@ def require_free(path: Path, *, force: bool) -> None:
 
 def preset_sha256(preset: Preset) -> str:
     """Return what identifies the times of a preset: multipliers of other times mean something else."""
-    times = (preset.host, preset.slowdown, preset.graphs.launch_s, preset.graphs.eager_launch_s, preset.factors)
-    return hashlib.sha256(repr(times).encode()).hexdigest()
+    kernels = (preset.slowdown, preset.graphs.launch_s, preset.graphs.eager_launch_s, preset.expert_kernels)
+    return hashlib.sha256(repr((preset.host, preset.factors, *kernels)).encode()).hexdigest()
 
 
 def profile_toml(profile: ProfileFile) -> str:
