@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from apex_sim import __version__
+from apex_sim.cli.calibrate import calibrate_command
 from apex_sim.cli.hardware import hardware_group
 from apex_sim.cli.models import models_group
 from apex_sim.cli.profile import profile_command
@@ -76,6 +77,7 @@ for _command in (
     hardware_group,
     workloads_group,
     validate_group,
+    calibrate_command,
     profile_command,
 ):
     commands.add_command(_command)

@@ -65,6 +65,7 @@ COST_FLAGS: Final = (
         help=f"{', '.join(COST_MODELS)}; by default the best that the device has.",
     ),
     click.option("--kernel-tables", metavar="FOLDER", help="Measured kernels, for --cost-model measured."),
+    click.option("--profile", metavar="FILE", help="What 'apex-sim calibrate' learnt of this very server."),
 )
 LOAD_FLAGS: Final = (
     click.option("--n-requests", "load__n_requests", type=_COUNT, metavar="N", help="Simulate so many requests."),
@@ -182,9 +183,10 @@ def study_of(name: str | None, flags: Mapping[str, Any]) -> Study:
 
     overrides = overrides_of(flags)
     _complete_stages(overrides.get("space", {}))
-    workload = overrides.get("workload")
-    if workload and Path(workload).is_file():
-        overrides["workload"] = str(Path(workload).absolute())  # the user's folder, not the study file's
+    for key in ("workload", "profile"):
+        file = overrides.get(key)
+        if file and Path(file).is_file():
+            overrides[key] = str(Path(file).absolute())  # the user's folder, not the study file's
     if name is not None:
         return load_study(name, overrides)
     missing = [f"--{key}" for key in ("model", "cluster", "workload") if key not in overrides]

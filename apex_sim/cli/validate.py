@@ -45,6 +45,12 @@ def validate_group() -> None:
 @click.option("--model", "models", metavar="NAME", multiple=True, help="Only cases of this model; repeatable.")
 @click.option("--device", "devices", metavar="NAME", multiple=True, help="Only cases of this device; repeatable.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first so many of these cases.")
+@click.option(
+    "--profile",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Replay the cases of a calibrated server under its profile; others are skipped.",
+)
 @run_flags.JOBS
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write tables, JSON, page and scatter plots there."
@@ -57,6 +63,7 @@ def serving_command(
     models: tuple[str, ...],
     devices: tuple[str, ...],
     limit: int | None,
+    profile: Path | None,
     jobs: int | None,
     out: Path | None,
     as_json: bool,
@@ -82,6 +89,7 @@ def serving_command(
             engines=engines or None,
             models=models or None,
             devices=devices or None,
+            profile=profile,
         )
     document = validation_document(validation)
     if folder:

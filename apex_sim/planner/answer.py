@@ -16,6 +16,7 @@ from apex_sim.planner.ranking import is_answer, pareto_front, rank
 from apex_sim.planner.space import Refusal, enumerate_space
 from apex_sim.planner.study import Study
 from apex_sim.preset.research import RESEARCH_POLICIES
+from apex_sim.truth.calibration.profile_support import profile_notes, require_near_load
 
 #: Worker processes import the package anew; shorter work is done before they are up.
 _WORKER_START_S: Final = 3.0
@@ -182,7 +183,7 @@ def provenance_of(study: Study) -> Provenance:
     ]
     if preset.ranks and study.space.attention_dp != [1]:
         assumed.append(f"{preset.name} attention ranks: {preset.ranks.source}")
-    assumed += _of_research(study) + _of_speculation(study)
+    assumed += [*_of_research(study), *_of_speculation(study), *_of_profile(study)]
     device = study.cluster.device
     assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
     return Provenance(
@@ -200,6 +201,16 @@ def provenance_of(study: Study) -> Provenance:
         cost_model=cost_model_of(study).name,
         assumed=tuple(assumed),
     )
+
+
+def _of_profile(study: Study) -> tuple[str, ...]:
+    """Return what of a calibration a result stands on."""
+    if study.profile is None:
+        return ()
+    server = study.profile.server
+    n_instances = study.cluster.n_devices // (server.tp * server.pp * server.attention_dp)
+    near = require_near_load(study.profile, study.workload, max(n_instances, 1))
+    return *profile_notes(study.profile), *near
 
 
 def _of_research(study: Study) -> list[str]:

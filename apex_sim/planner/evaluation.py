@@ -24,6 +24,7 @@ from apex_sim.metrics.summary import latency_sample_s, summarise
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
+from apex_sim.truth.calibration.profile_support import require_near_users
 
 #: Cumulative shares at which latency curves are kept for plots.
 CURVE_SHARES = tuple(np.linspace(0.0, 1.0, 201).tolist())
@@ -115,6 +116,10 @@ def run_plan(
     """Simulate `plan`, one of the study's space, on its workload; return what happened and what it was compiled to.
 
     `policy`, `order` and errors as in `apex_sim.fleet.fleet.simulate_plan`.
+
+    Raises
+    ------
+    UnsupportedError : the study's calibration profile was fitted to far fewer or more requests at a time.
     """
     cost = cost_model_of(study)
     compiled = compile_plan(study.model, study.cluster, plan, cost)
@@ -130,6 +135,8 @@ def run_plan(
         policy=policy,
         order=order,
     )
+    if study.profile and study.workload.load.concurrency is None:
+        require_near_users(study.profile, run.mean_users)
     return run, compiled
 
 

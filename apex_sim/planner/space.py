@@ -20,6 +20,7 @@ from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.planner.study import Study
+from apex_sim.truth.calibration.profile_support import require_near_load, require_same_server
 
 _MODEL_LEN_STEP: Final = 1024
 
@@ -134,9 +135,14 @@ def enumerate_space(study: Study) -> Space:
     Raises
     ------
     InputError : no combination of the stated degrees uses the devices.
+    UnsupportedError : a plan is not the server that the study's calibration profile is of, or its load is too far from
+        what was seen.
     """
     feasible, infeasible = [], []
     for plan in _plans(study):
+        if study.profile:
+            require_same_server(study.profile, [shape for shape, _ in plan.instances], study.model.name)
+            require_near_load(study.profile, study.workload, plan.n_instances)
         try:
             require_legal_plan(study.model, study.cluster, plan)
             for shape, _ in plan.instances:

@@ -23,6 +23,8 @@ from apex_sim.plan.precision import KV_DTYPES, WEIGHT_DTYPES
 from apex_sim.plan.speculation import Speculation, make_speculation
 from apex_sim.preset.load import load_preset
 from apex_sim.preset.preset import Preset
+from apex_sim.truth.calibration.profile_file import ProfileFile, read_profile
+from apex_sim.truth.calibration.profile_support import apply_profile
 from apex_sim.workload.load import load_workload
 from apex_sim.workload.workload import Workload
 
@@ -113,6 +115,7 @@ class StudyFile(StrictModel):
     kernel_tables: str | None = Field(
         default=None, description="folder of measured kernels; by default that of the package aiconfigurator-core"
     )
+    profile: str | None = Field(default=None, description="calibration profile of this very server, a TOML file")
     load: LoadEntry = LoadEntry()
     space: SpaceEntry = SpaceEntry()
     scheduler: SchedulerEntry = SchedulerEntry()
@@ -121,7 +124,10 @@ class StudyFile(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One question, everything resolved; `cost` is a caller's own back end, which goes before `cost_model`."""
+    """One question, everything resolved; `cost` is a caller's own back end, which goes before `cost_model`.
+
+    `profile` is the calibration whose times `preset` has already.
+    """
 
     name: str
     title: str
@@ -136,6 +142,7 @@ class Study:
     cost_model: str | None
     kernel_tables: Path | None = None
     cost: CostModel | None = None
+    profile: ProfileFile | None = None
 
 
 def study_names() -> list[str]:
@@ -162,7 +169,8 @@ def load_study(name_or_path: str | Path, overrides: dict[str, Any] | None = None
     """
     path = catalogue.resolve(FOLDER, name_or_path, "study")
     data = merge(_without_rival_loads(read_toml(path), overrides or {}), overrides or {})
-    data["workload"] = _beside(path, data.get("workload"))
+    for key in ("workload", "profile"):
+        data[key] = _beside(path, data.get(key))
     return make_study(data, name=path.stem, where=str(path))
 
 
@@ -177,11 +185,11 @@ def _without_rival_loads(data: dict[str, Any], overrides: dict[str, Any]) -> dic
     return {**data, "load": {key: value for key, value in load.items() if key not in _RIVAL_LOADS}}
 
 
-def _beside(path: Path, workload: object) -> object:
-    """Return a workload's path relative to the study file where such a file exists, else the name as it is."""
-    if isinstance(workload, str) and (path.parent / workload).is_file():
-        return str(path.parent / workload)
-    return workload
+def _beside(path: Path, name: object) -> object:
+    """Return a file's path relative to the study file where such a file exists, else the name as it is."""
+    if isinstance(name, str) and (path.parent / name).is_file():
+        return str(path.parent / name)
+    return name
 
 
 def merge(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -227,19 +235,21 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
         offline=load.offline,
         seed=load.seed,
     )
+    preset, profile = load_preset(space.preset), file.profile and read_profile(Path(file.profile))
     return Study(
         name=name,
         title=file.title or name,
         model=model,
         cluster=load_cluster(file.cluster),
         workload=workload,
-        preset=load_preset(space.preset),
+        preset=apply_profile(preset, profile) if profile else preset,
         space=space,
         scheduler=file.scheduler,
         objective=_objective(file.objective, file.statistic),
         slo=make_slo(file.slo, f"{where}, table [slo]"),
         cost_model=file.cost_model,
         kernel_tables=_kernel_tables(file, where),
+        profile=profile or None,
     )
 
 

@@ -75,6 +75,11 @@ class FleetRun:
         """All energy of the plan's devices."""
         return sum(instance.energy_j for instance in self.instances)
 
+    @property
+    def mean_users(self) -> float:
+        """Mean number of requests in an instance's part of the system while the run lasted, waiting ones included."""
+        return self.request_seconds / self.makespan_s / len(self.instances)
+
     def operators_s(self) -> dict[str, float]:
         """Return exposed device-seconds by operator, host and idle over all devices of the plan."""
         total: dict[str, float] = {}

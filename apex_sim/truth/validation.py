@@ -15,6 +15,8 @@ from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
 from apex_sim.truth.axes import axis_values, summarise_axes
+from apex_sim.truth.calibration.profile_file import ProfileFile, read_profile
+from apex_sim.truth.calibration.profile_support import profile_notes, profile_replay
 from apex_sim.truth.case import MEASURED, Case
 from apex_sim.truth.case_choice import cases_path, chosen_cases
 from apex_sim.truth.cases import read_cases
@@ -87,6 +89,7 @@ def validate_serving(
     engines: Collection[str] | None = None,
     models: Collection[str] | None = None,
     devices: Collection[str] | None = None,
+    profile: Path | str | None = None,
 ) -> Validation:
     """Replay the measured cases of a CSV and compare.
 
@@ -98,6 +101,7 @@ def validate_serving(
     progress : told after each simulation; cases that repeat one another share one.
     limit : take the first so many of the cases that are left.
     sources, engines, models, devices : take the cases with one of these only, named as in the file.
+    profile : calibration profile under whose times the cases of its server are replayed; all others are skipped.
 
     Raises
     ------
@@ -108,7 +112,8 @@ def validate_serving(
     file = read_cases(cases_path(path))
     wanted = {"source": sources, "engine": engines, "model": models, "device": devices}
     cases, notes = chosen_cases(file.cases, limit, wanted)
-    replays, reasons = _replays(cases, file.path.parent)
+    calibrated = None if profile is None else read_profile(Path(profile))
+    replays, reasons = _replays(cases, file.path.parent, calibrated)
     predicted, cpu_s = _simulate(replays, n_jobs, progress)
     results = tuple(
         _result(case, replay, predicted.get(replay.key, {}) if replay else {}, reason)
@@ -121,7 +126,7 @@ def validate_serving(
         n_simulations=len(predicted),
         cost_provenance=_distinct(best_cost_model(replay.cluster.device).provenance for replay in replays if replay),
         assumed=_distinct(text for replay in replays if replay for text in _assumed(replay)),
-        notes=(*file.notes, *notes),
+        notes=(*file.notes, *notes, *(profile_notes(calibrated) if calibrated else ())),
         cpu_s=cpu_s,
     )
 
@@ -158,7 +163,7 @@ def _summary(cases: Sequence[Case], replays: Sequence[Replay | None], results: S
     )
 
 
-def _replays(cases: Sequence[Case], folder: Path) -> tuple[list[Replay | None], list[str]]:
+def _replays(cases: Sequence[Case], folder: Path, profile: ProfileFile | None) -> tuple[list[Replay | None], list[str]]:
     """Return the replay of each case, or None and the reason why there is none."""
     replays: list[Replay | None] = []
     reasons = []
@@ -167,8 +172,9 @@ def _replays(cases: Sequence[Case], folder: Path) -> tuple[list[Replay | None], 
         try:
             replay = make_replay(case, folder)
             require_plausible(case, replay)
+            replay = replay if profile is None else profile_replay(replay, profile)
         except UnsupportedError as error:
-            reason = error.problem
+            replay, reason = None, error.problem
         except InfeasiblePlanError as error:
             reason = f"does not run: {error.reason}"
         except ImplausibleError as error:

@@ -210,11 +210,11 @@ def test_validate_hands_on_what_the_flags_say(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("apex_sim.report.validation_page.errors_page", lambda v: "<html>")
     monkeypatch.setattr("apex_sim.report.error_scatter.scatter_of", lambda v: v)
     monkeypatch.setattr("apex_sim.report.error_scatter.draw_scatter", lambda v: ("<svg>", b"png"))
-    flags = ("--limit", "3", "--source", "a", "--source", "b", "--jobs", "2", "--out", "v", "--json")
+    flags = ("--limit", "3", "--source", "a", "--source", "b", "--profile", "p", "--jobs", "2", "--out", "v", "--json")
     chosen = ("--engine", "vllm", "--model", "m", "--device", "d")
     result = run("validate", "serving", "cases.csv", *flags, *chosen)
     assert json.loads(result.stdout) == {"cases": [], "summary": "validation"}
-    options = {"n_jobs": 2, "progress": None, "limit": 3}
+    options = {"n_jobs": 2, "progress": None, "limit": 3, "profile": Path("p")}
     names = {"sources": ("a", "b"), "engines": ("vllm",), "models": ("m",), "devices": ("d",)}
     assert seen == {"path": "cases.csv", **options, **names}
     written = {"cases.csv", "errors.csv", "result.json", "index.html", "scatter.svg", "scatter.png"}
