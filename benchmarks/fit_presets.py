@@ -167,23 +167,27 @@ def fit(preset: str, runs: Sequence[Served]) -> dict[str, float]:
                     if run.case.source == source and metric in run.case.measured and found[metric]
                 ]
                 if logs and not is_second(metric, runs, source):
-                    parts.append(np.array(logs) / scale / np.sqrt(len(logs)))
-                    parts.append(np.array([BIAS_WEIGHT * np.median(logs) / scale]))
+                    parts.append(robust(np.array(logs) / scale) / np.sqrt(len(logs)))
+                    parts.append(robust(np.array([BIAS_WEIGHT * np.median(logs) / scale])))
         return np.concatenate(parts)
 
     # Terms that stand in for each other make valleys with several floors: start from both ends of the priors too.
     found = [
-        least_squares(residuals, start, loss="soft_l1", f_scale=0.5, diff_step=0.05, max_nfev=8)
+        least_squares(residuals, start, diff_step=0.05, max_nfev=8)
         for start in (np.full(len(priors), level) for level in (0.0, 1.0, -1.0))
     ]
     # Medians of closed loops jump by whole steps, on which derivatives stick: end with a search that needs none.
     best = min(found, key=lambda one: one.cost).x
 
     def cost(z: np.ndarray) -> float:
-        squares = (residuals(z) / 0.5) ** 2
-        return float(np.sum(2.0 * (np.sqrt(1.0 + squares) - 1.0)))
+        return float(np.sum(residuals(z) ** 2))
 
     return values(minimize(cost, best, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.05, "fatol": 0.01}).x)
+
+
+def robust(residuals: np.ndarray) -> np.ndarray:
+    """Return residuals whose squares grow like the residual itself once it is large (pseudo-Huber)."""
+    return np.asarray(np.sign(residuals) * np.sqrt(2.0 * (np.sqrt(1.0 + residuals**2) - 1.0)))
 
 
 #: What a fit looks at in place of a metric, where both were measured: the mean TTFT of a closed loop hangs on its
