@@ -27,8 +27,11 @@ def change_preset(model: StepModel, preset: Preset) -> StepModel:
 
 def _change_stage(stage: StageModel, preset: Preset) -> StageModel:
     shape = stage.context.shape
+    context = replace(stage.context, shape=replace(shape, preset=preset))
+    if replace(preset, host=shape.preset.host) == shape.preset:  # tables hold no host time
+        return replace(stage, context=context)
     return close_stage(
-        replace(stage.context, shape=replace(shape, preset=preset)),
+        context,
         stage.classes,
         stage.tokens,
         stage.head,

@@ -1,0 +1,164 @@
+"""On which measured servers were an engine, a device and a model family checked, and how far off were predictions?
+
+`validated.toml` is written by `benchmarks/validated_table.py` from replays of measured servers, never by hand.  Errors
+are logs of predicted over measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+
+from apex_sim.files import StrictModel, check, read_toml
+from apex_sim.truth.footing import Footing
+
+TABLE: Final = Path(__file__).parent / "validated.toml"
+#: Ratio of the 80 % quantile of the absolute value of a normal variable to its standard deviation.
+Z_80: Final = 1.2815515655446004
+#: Assumed where no measured server says anything about a class of metrics.
+UNKNOWN_LOG_SD: Final = 0.30
+#: How many servers' sources the next wider circle counts for.
+_PRIOR_WEIGHT: Final = 1.0
+
+#: What a prediction shares with a group, the narrowest circle last; reasons are given for the first that is missing.
+CIRCLES: Final[tuple[tuple[str, Callable[[Footing], tuple[str, ...]]], ...]] = (
+    ("engine preset {0}", lambda f: (f.preset,)),
+    ("{0} on {1}", lambda f: (f.preset, f.device)),
+    ("{2} with {0} on {1}", lambda f: (f.preset, f.device, f.family)),
+)
+
+
+class ClassErrors(StrictModel):
+    """Errors of one class of metrics in one group.
+
+    `log_sd` is the 80 % quantile of the absolute error over 1.28, `bias_log` the median; `cost_log_sd` is what kernel
+    prices alone were expected to contribute; `layout_log_sd` is what of the error belongs to a single layout (None:
+    too few layouts under one load to tell).
+    """
+
+    n: int
+    log_sd: float
+    bias_log: float
+    cost_log_sd: float
+    layout_log_sd: float | None = None
+
+
+class Group(StrictModel):
+    """Measured servers of one source that share engine preset, device and model family."""
+
+    source: str
+    preset: str
+    device: str
+    family: str
+    models: list[str]
+    engine_versions: list[str]
+    n_cases: int
+    tp: list[int]
+    n_at_once: list[float]
+    prompt_tokens: list[float]
+    errors: dict[str, ClassErrors]
+
+    @property
+    def footing(self) -> Footing:
+        """The ground that the group stands on."""
+        return Footing(self.preset, self.device, self.family, self.models[0], tuple(self.tp), "", 0.0, 0.0)
+
+
+class _Table(StrictModel):
+    cases: list[str] = Field(default_factory=list)
+    inflation: list[float]
+    inflation_without: dict[str, list[float]] = Field(default_factory=dict)
+    group: list[Group] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PresetScale:
+    """How far off an engine's predictions are where it was checked as closely as here.
+
+    `log_sd` is what is expected of the whole error, `cost_log_sd` how much of it kernel prices were expected to be in
+    the groups that it comes of, `layout_share` the share of its variance that belongs to one layout alone.
+    """
+
+    log_sd: float
+    cost_log_sd: float
+    layout_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """All groups, and by how much intervals must be stretched to cover what was left out.
+
+    `inflation` has one factor for each count of circles (0 to 3) that hold a measured server; `inflation_without` the
+    same as estimated without one source.
+    """
+
+    groups: tuple[Group, ...]
+    inflation: tuple[float, ...]
+    inflation_without: dict[str, tuple[float, ...]]
+
+    def without(self, source: str) -> Validated:
+        """Return what is known from the other sources."""
+        groups = tuple(group for group in self.groups if group.source != source)
+        return replace(self, groups=groups, inflation=self.inflation_without.get(source, self.inflation))
+
+    def depth(self, footing: Footing) -> int:
+        """Return how many circles around `footing` hold a measured server: 0 none, 1 engine, 2 device, 3 family."""
+        return sum(bool(_inside(self.groups, footing, circle)) for circle in range(len(CIRCLES)))
+
+    def stretch(self, footing: Footing) -> float:
+        """Return the factor on intervals that stand on `footing`."""
+        return self.inflation[self.depth(footing)]
+
+    def scale(self, name: str, footing: Footing) -> PresetScale:
+        """Return the expected error of metrics of class `name`.
+
+        Each circle is drawn towards what it holds and away from the next wider one, in logs; one source of servers
+        weighs as much as all that lies beyond.  Without any server of a class an assumed 30 % stands.
+        """
+        known = [group for group in self.groups if name in group.errors]
+        log_sd, cost, share = math.log(UNKNOWN_LOG_SD), 0.0, 0.5
+        members = known
+        for circle in range(-1, len(CIRCLES)):
+            members = known if circle < 0 else _inside(known, footing, circle)
+            prior = _PRIOR_WEIGHT if circle >= 0 else 0.0
+            weight = len(members) + prior
+            if not members:
+                continue
+            errors = [group.errors[name] for group in members]
+            log_sd = (sum(math.log(e.log_sd) for e in errors) + prior * log_sd) / weight
+            cost = (sum(e.cost_log_sd for e in errors) + prior * cost) / weight
+            share = _layout_share(errors, prior, share)
+        return PresetScale(math.exp(log_sd), cost, share)
+
+
+def _layout_share(errors: Sequence[ClassErrors], prior: float, share: float) -> float:
+    shares = [min(1.0, (e.layout_log_sd / e.log_sd) ** 2) for e in errors if e.layout_log_sd is not None]
+    return (sum(shares) + (prior or 1.0) * share) / (len(shares) + (prior or 1.0))
+
+
+def _inside(groups: Sequence[Group], footing: Footing, circle: int) -> list[Group]:
+    """Return the groups that lie in the circle around `footing`."""
+    key = CIRCLES[circle][1]
+    return [group for group in groups if key(group.footing) == key(footing)]
+
+
+@lru_cache(maxsize=4)
+def load_validated(path: Path = TABLE) -> Validated:
+    """Return the shipped table, or one at `path`.
+
+    Raises
+    ------
+    InputError : the table is broken.
+    """
+    table = check(_Table, read_toml(path), str(path))
+    return Validated(
+        tuple(table.group),
+        tuple(table.inflation),
+        {source: tuple(factors) for source, factors in table.inflation_without.items()},
+    )
