@@ -37,7 +37,9 @@ def main() -> None:
     for row in coverage_of(errors, validated):
         print(_line(row))
     print()
-    print("stretch by circles that hold a measured server, 0 to 3:", *validated.inflation)
+    print("stretch by circles that hold a measured server, 0 to 3:")
+    for name, factors in validated.stretch.items():
+        print(name, *factors)
 
 
 def _line(row: Coverage) -> str:

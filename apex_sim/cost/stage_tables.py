@@ -85,6 +85,20 @@ def tabulate_stage(
     return replace_power(StageTables(numbers, np.array(packer.layout, dtype=np.int64)), power)
 
 
+def retime_stage(
+    tables: StageTables,
+    context: StageContext,
+    tokens: OperatorTable,
+    head: OperatorTable,
+    joint: OperatorTable | None,
+    power: PowerModel,
+) -> StageTables:
+    """Return the tables under the launches and the slowdown of prompts of another `context`; arguments as above."""
+    numbers = tables.numbers.copy()
+    numbers[: at.N_SCALARS] = _scalars(context, tokens, joint, head)
+    return replace_power(tables._replace(numbers=numbers), power)
+
+
 def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
     """Return the tables with another power model."""
     numbers = tables.numbers.copy()

@@ -8,12 +8,13 @@ from typing import Final
 from apex_sim.metrics.definitions import MetricDefinition
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.ranking import is_answer
-from apex_sim.truth.error_bar import below_probability, is_coin_toss, terms_of
+from apex_sim.truth.error_bar import Terms, below_probability, is_coin_toss, terms_of
 from apex_sim.truth.validated import load_validated
 
 #: Every plan is compared with so many of the best.
 N_LEADERS: Final = 5
 
+Figure = tuple[float, Terms]
 #: By label of another plan: the probability that this one is better in truth.
 Beats = dict[str, float]
 
@@ -24,26 +25,35 @@ def beats_of(plans: Sequence[Evaluation], objective: MetricDefinition) -> tuple[
     Only plans that keep up with the load and all limits are compared; others, and objectives without an interval, have
     no entry.
     """
-    leaders = [plan for plan in plans[:N_LEADERS] if is_answer(plan)]
+    figures = [_figure(plan, objective.name) if is_answer(plan) else None for plan in plans]
+    leaders = list(zip(plans, figures, strict=True))[:N_LEADERS]
     found = []
-    for plan in plans:
-        rivals = [leader for leader in leaders if leader is not plan] if is_answer(plan) else []
-        chances = {rival.plan.label: beats_probability(plan, rival, objective) for rival in rivals}
+    for plan, figure in zip(plans, figures, strict=True):
+        chances = {
+            leader.plan.label: _probability(figure, rival, objective) for leader, rival in leaders if leader is not plan
+        }
         found.append({label: chance for label, chance in chances.items() if chance is not None})
     return tuple(found)
 
 
 def beats_probability(mine: Evaluation, other: Evaluation, objective: MetricDefinition) -> float | None:
     """Return the probability that `mine` is better than `other` in truth; None if the objective has no interval."""
-    name, validated = objective.name, load_validated()
-    figures = []
-    for plan in (mine, other):
-        terms = terms_of(plan.spread, name, validated) if plan.spread else None
-        value = plan.metrics[name]
-        if terms is None or not value:
-            return None
-        figures.append((value, terms))
-    below = below_probability(*figures)
+    figures = _figure(mine, objective.name), _figure(other, objective.name)
+    return _probability(*figures, objective)
+
+
+def _figure(plan: Evaluation, name: str) -> Figure | None:
+    value = plan.metrics[name]
+    if plan.spread is None or not value:
+        return None
+    terms = terms_of(plan.spread, name, load_validated().scales(plan.spread.footing))
+    return (value, terms) if terms else None
+
+
+def _probability(mine: Figure | None, other: Figure | None, objective: MetricDefinition) -> float | None:
+    if mine is None or other is None:
+        return None
+    below = below_probability(mine, other)
     return below if objective.better == "lower" else 1.0 - below
 
 

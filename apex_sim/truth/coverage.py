@@ -13,7 +13,7 @@ import numpy as np
 
 from apex_sim.truth.error_bar import terms_of
 from apex_sim.truth.error_summary import ALL_SOURCES
-from apex_sim.truth.metric_class import METRIC_CLASSES, metric_class
+from apex_sim.truth.metric_class import METRIC_CLASSES, class_of
 from apex_sim.truth.validated import Z_80, Validated
 from apex_sim.truth.validated_fit import CaseError
 
@@ -45,10 +45,10 @@ def coverage_of(errors: Sequence[CaseError], validated: Validated) -> tuple[Cove
     bars = defaultdict[tuple[str, str], list[tuple[float, float, int]]](list)
     for error in errors:
         known = validated.without(error.case.source)
-        terms = terms_of(error.spread, error.name, known)
+        terms = terms_of(error.spread, error.name, known.scales(error.spread.footing))
         if terms:
             depth = known.depth(error.spread.footing)
-            bars[(metric_class(error.name) or "", error.case.source)].append(
+            bars[(class_of(error.name) or "", error.case.source)].append(
                 (Z_80 * terms.log_sd, abs(error.log_error), depth)
             )
     rows, pooled = [], []

@@ -12,8 +12,6 @@ from apex_sim.truth.validated import CIRCLES, Group, Validated
 
 #: Shares of kernel time below this are not worth a reason.
 _LEAST_FRAC: Final = 0.05
-#: Kinds of figures that a kernel's time can stand on, by back end; a user's own back end keeps its name.
-_KIND_OF: Final = {"measured": "measured", "calibrated": "calibrated", "roofline": "datasheet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +21,9 @@ class Standing:
     Parameters
     ----------
     inside : whether it lies where predictions were checked; `outside` holds a reason for each way in which not.
-    kernel_frac : share of kernel time by what its price is made from: "measured" tables, forms "calibrated" on measured
-        kernels, a "datasheet"; "outside" of these is at sizes beyond their data.
+    kernel_frac : share of kernel time by the back end that priced it: from tables of measured kernels, from forms that
+        were calibrated on them, or from the datasheet alone; also the share that is "unbacked" by any measured kernel,
+        and the share at sizes "beyond" their data.
     checked_on : the measured servers of the same engine, device and model family.
     """
 
@@ -36,19 +35,19 @@ class Standing:
 
 def standing_of(footing: Footing, shares: Sequence[CostShare], validated: Validated) -> Standing:
     """Return what a simulated plan stands on."""
-    kinds: dict[str, float] = {}
+    back_ends: dict[str, float] = {}
     for share in shares:
-        kind = _KIND_OF.get(share.back_end, share.back_end)
-        kinds[kind] = kinds.get(kind, 0.0) + share.kernel_frac
+        back_ends[share.back_end] = back_ends.get(share.back_end, 0.0) + share.kernel_frac
+    unbacked = sum(share.kernel_frac for share in shares if share.expected_error_frac is None)
     beyond = sum(share.kernel_frac * share.outside_frac for share in shares)
     reasons, groups = _servers(footing, validated.groups)
     reasons += _loads(footing, groups) if groups else []
-    if kinds.get("datasheet", 0.0) >= _LEAST_FRAC:
-        reasons.append(f"{kinds['datasheet']:.0%} of kernel time is priced from the datasheet, by no measured kernel")
+    if unbacked >= _LEAST_FRAC:
+        reasons.append(f"{unbacked:.0%} of kernel time has prices that no measured kernel backs")
     if beyond >= _LEAST_FRAC:
         reasons.append(f"{beyond:.0%} of kernel time is at sizes beyond the measured kernels")
     checked = tuple(f"{group.source}: {', '.join(group.models)}, {group.n_cases} cases" for group in groups)
-    return Standing(not reasons, tuple(reasons), {**kinds, "outside": beyond}, checked)
+    return Standing(not reasons, tuple(reasons), {**back_ends, "unbacked": unbacked, "beyond": beyond}, checked)
 
 
 def _servers(footing: Footing, groups: Sequence[Group]) -> tuple[list[str], list[Group]]:

@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 
 from apex_sim.truth.footing import Footing, footing_of
-from apex_sim.truth.metric_class import metric_class
+from apex_sim.truth.metric_class import class_of
 from apex_sim.truth.operator_error import ErrorTerm, TypicalLoad, phase_errors, total_log_sd
 from apex_sim.truth.request_blocks import Floats, block_deviations
 from apex_sim.truth.response import Response, Served, responses
-from apex_sim.truth.validated import Z_80, Validated
+from apex_sim.truth.validated import Z_80, Scales, Validated
 
 LEVEL: Final = 0.80
 #: A choice whose better plan wins less often than this, and more often than the complement, is a coin toss.
@@ -110,7 +110,7 @@ def spread_of(served: Served, *, drawn: bool = True) -> Spread:
     return Spread(footing, prompt, decode, responses(served), blocks)
 
 
-def terms_of(spread: Spread, name: str, validated: Validated) -> Terms | None:
+def terms_of(spread: Spread, name: str, scales: Scales) -> Terms | None:
     """Return the terms of one metric's log error; None if it has no interval.
 
     A served check has seen prices and engine together: its error S is split into what kernel prices were expected to
@@ -119,20 +119,19 @@ def terms_of(spread: Spread, name: str, validated: Validated) -> Terms | None:
     1 (the plan keeps up with its load) takes that share of S; where G is above 1 (a queue grows) the error of the pace
     is amplified.
     """
-    kind = metric_class(name)
+    kind = class_of(name)
     if kind is None or name not in spread.response:
         return None
     gain = 1.0 if kind == "energy" else abs(spread.response[name].gain)
     share, excess = min(1.0, gain) if kind == "throughput" else 1.0, max(0.0, gain - 1.0)
-    scale, pace = validated.scale(kind, spread.footing), validated.scale("pace", spread.footing)
-    stretch = validated.stretch(spread.footing)
+    scale, pace = scales[kind], scales["pace"]
     served = max(math.hypot(scale.log_sd * share, pace.log_sd * excess), _LEAST_LOG_SD)
     cost = spread.cost(name)
     expected = total_log_sd(cost)
     usual = scale.cost_log_sd * (share + excess)
     within = min(expected, usual, served / math.sqrt(2.0))
-    cost_log_sd = stretch * math.sqrt(max(0.0, expected**2 - usual**2) + within**2)
-    preset_log_sd = stretch * math.sqrt(served**2 - within**2)
+    cost_log_sd = scale.stretch * math.sqrt(max(0.0, expected**2 - usual**2) + within**2)
+    preset_log_sd = scale.stretch * math.sqrt(served**2 - within**2)
     blocks = spread.blocks.get(name, np.zeros(0))
     footing = spread.footing
     own = math.sqrt(scale.layout_share) * preset_log_sd
@@ -164,9 +163,9 @@ def interval_of(value: float, terms: Terms, *, most: float = math.inf) -> Interv
 
 def intervals_of(metrics: Mapping[str, float | None], spread: Spread, validated: Validated) -> dict[str, Interval]:
     """Return the interval of each metric that has one."""
-    found = {}
+    found, scales = {}, validated.scales(spread.footing)
     for name in spread.response:
-        value, terms = metrics.get(name), terms_of(spread, name, validated)
+        value, terms = metrics.get(name), terms_of(spread, name, scales)
         if value and terms:
             found[name] = interval_of(value, terms, most=1.0 if name.endswith("_frac") else math.inf)
     return found

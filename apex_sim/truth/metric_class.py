@@ -21,12 +21,12 @@ _THROUGHPUT: Final = (
 _ENERGY: Final = ("energy_j", "energy_per_output_token_j", "power_mean_w")
 
 
-def metric_class(name: str) -> str | None:
+def class_of(name: str) -> str | None:
     """Return the class of metric `name`; None for what is counted or known, and has no interval.
 
     Examples
     --------
-    >>> metric_class("ttft_p95_s"), metric_class("itl_mean_s"), metric_class("n_rejected")
+    >>> class_of("ttft_p95_s"), class_of("itl_mean_s"), class_of("n_rejected")
     ('ttft_tail', 'pace', None)
     """
     if name in _THROUGHPUT:

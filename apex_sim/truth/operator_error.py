@@ -18,10 +18,9 @@ from apex_sim.cost.step_model import StageModel, StepModel
 
 #: Median of the absolute value of a standard normal variable.
 _MEDIAN_ABS_NORMAL: Final = 0.6745
-#: Roofline prices against measured kernels: 39 to 69 % in the median, by operator (docs/kernels.md, all operators).
-_ROOFLINE_ERROR_FRAC: Final = 0.55
-#: Assumed where a back end states no error of its own.
-_UNKNOWN_ERROR_FRAC: Final = 0.25
+#: Where nobody measured a price's error: that of datasheet rooflines against measured kernels, 39 to 69 % in the median
+#: by operator (docs/kernels.md, all operators).
+_UNKNOWN_ERROR_FRAC: Final = 0.55
 #: Assumed: how much more a price errs at sizes outside its data.
 _OUTSIDE_FACTOR: Final = 2.0
 
@@ -46,9 +45,8 @@ def error_log_sd(basis: Basis, outside_frac: float = 0.0) -> float:
     >>> round(error_log_sd(Basis("calibrated", "fit", 0.05)), 3), round(error_log_sd(Basis("roofline", "sheet")), 2)
     (0.072, 0.65)
     """
-    error_frac = basis.expected_error_frac
-    if error_frac is None:
-        error_frac = _ROOFLINE_ERROR_FRAC if basis.back_end == "roofline" else _UNKNOWN_ERROR_FRAC
+    known = basis.expected_error_frac
+    error_frac = _UNKNOWN_ERROR_FRAC if known is None else known
     return math.log1p(error_frac) / _MEDIAN_ABS_NORMAL * (1.0 + (_OUTSIDE_FACTOR - 1.0) * outside_frac)
 
 

@@ -7,8 +7,8 @@ are logs of predicted over measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from apex_sim.files import StrictModel, check, read_toml
 from apex_sim.truth.footing import Footing
+from apex_sim.truth.metric_class import METRIC_CLASSES
 
 TABLE: Final = Path(__file__).parent / "validated.toml"
 #: Ratio of the 80 % quantile of the absolute value of a normal variable to its standard deviation.
@@ -72,8 +73,8 @@ class Group(StrictModel):
 
 class _Table(StrictModel):
     cases: list[str] = Field(default_factory=list)
-    inflation: list[float]
-    inflation_without: dict[str, list[float]] = Field(default_factory=dict)
+    stretch: dict[str, list[float]]
+    stretch_without: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
     group: list[Group] = Field(default_factory=list)
 
 
@@ -82,64 +83,69 @@ class PresetScale:
     """How far off an engine's predictions are where it was checked as closely as here.
 
     `log_sd` is what is expected of the whole error, `cost_log_sd` how much of it kernel prices were expected to be in
-    the groups that it comes of, `layout_share` the share of its variance that belongs to one layout alone.
+    the groups that it comes of, `layout_share` the share of its variance that belongs to one layout alone; `stretch` is
+    the factor by which intervals of this make must be wider to hold what was left out.
     """
 
     log_sd: float
     cost_log_sd: float
     layout_share: float
+    stretch: float
+
+
+#: By class of metrics.
+Scales = Mapping[str, PresetScale]
 
 
 @dataclass(frozen=True, slots=True)
 class Validated:
     """All groups, and by how much intervals must be stretched to cover what was left out.
 
-    `inflation` has one factor for each count of circles (0 to 3) that hold a measured server; `inflation_without` the
-    same as estimated without one source.
+    `stretch` has for each class of metrics one factor for each count of circles (0 to 3) that hold a measured server;
+    `stretch_without` the same as estimated without one source.
     """
 
     groups: tuple[Group, ...]
-    inflation: tuple[float, ...]
-    inflation_without: dict[str, tuple[float, ...]]
+    stretch: Mapping[str, Sequence[float]]
+    stretch_without: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def without(self, source: str) -> Validated:
         """Return what is known from the other sources."""
         groups = tuple(group for group in self.groups if group.source != source)
-        return replace(self, groups=groups, inflation=self.inflation_without.get(source, self.inflation))
+        return Validated(groups, self.stretch_without.get(source, self.stretch), self.stretch_without)
 
     def depth(self, footing: Footing) -> int:
         """Return how many circles around `footing` hold a measured server: 0 none, 1 engine, 2 device, 3 family."""
         return sum(bool(_inside(self.groups, footing, circle)) for circle in range(len(CIRCLES)))
 
-    def stretch(self, footing: Footing) -> float:
-        """Return the factor on intervals that stand on `footing`."""
-        return self.inflation[self.depth(footing)]
-
-    def scale(self, name: str, footing: Footing) -> PresetScale:
-        """Return the expected error of metrics of class `name`.
+    def scales(self, footing: Footing) -> Scales:
+        """Return the expected error of each class of metrics.
 
         Each circle is drawn towards what it holds and away from the next wider one, in logs; one source of servers
         weighs as much as all that lies beyond.  Without any server of a class an assumed 30 % stands.
         """
-        known = [group for group in self.groups if name in group.errors]
-        log_sd, cost, share = math.log(UNKNOWN_LOG_SD), 0.0, 0.5
-        members = known
-        for circle in range(-1, len(CIRCLES)):
-            members = known if circle < 0 else _inside(known, footing, circle)
-            prior = _PRIOR_WEIGHT if circle >= 0 else 0.0
-            weight = len(members) + prior
-            if not members:
-                continue
-            errors = [group.errors[name] for group in members]
+        circles = [self.groups, *(_inside(self.groups, footing, circle) for circle in range(len(CIRCLES)))]
+        return {name: self._scale(name, circles) for name in METRIC_CLASSES}
+
+    def _scale(self, name: str, circles: Sequence[Sequence[Group]]) -> PresetScale:
+        log_sd, cost, share, depth = math.log(UNKNOWN_LOG_SD), 0.0, 0.5, 0
+        for circle, groups in enumerate(circles):
+            errors = [group.errors[name] for group in groups if name in group.errors]
+            if not errors:
+                break
+            prior = _PRIOR_WEIGHT if circle else 0.0
+            weight, depth = len(errors) + prior, circle
             log_sd = (sum(math.log(e.log_sd) for e in errors) + prior * log_sd) / weight
             cost = (sum(e.cost_log_sd for e in errors) + prior * cost) / weight
-            share = _layout_share(errors, prior, share)
-        return PresetScale(math.exp(log_sd), cost, share)
+            share = _layout_share(errors, share)
+        known = name in self.stretch and any(name in group.errors for group in circles[0])
+        stretch = self.stretch[name][depth] if known else 1.0
+        return PresetScale(math.exp(log_sd), cost, share, stretch)
 
 
-def _layout_share(errors: Sequence[ClassErrors], prior: float, share: float) -> float:
+def _layout_share(errors: Sequence[ClassErrors], share: float) -> float:
     shares = [min(1.0, (e.layout_log_sd / e.log_sd) ** 2) for e in errors if e.layout_log_sd is not None]
-    return (sum(shares) + (prior or 1.0) * share) / (len(shares) + (prior or 1.0))
+    return (sum(shares) + _PRIOR_WEIGHT * share) / (len(shares) + _PRIOR_WEIGHT)
 
 
 def _inside(groups: Sequence[Group], footing: Footing, circle: int) -> list[Group]:
@@ -157,8 +163,4 @@ def load_validated(path: Path = TABLE) -> Validated:
     InputError : the table is broken.
     """
     table = check(_Table, read_toml(path), str(path))
-    return Validated(
-        tuple(table.group),
-        tuple(table.inflation),
-        {source: tuple(factors) for source, factors in table.inflation_without.items()},
-    )
+    return Validated(tuple(table.group), table.stretch, table.stretch_without)

@@ -8,18 +8,18 @@ and the stretch is what would have covered 80 % of the left-out errors.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from apex_sim.truth.error_bar import LEVEL, Spread, terms_of
 from apex_sim.truth.footing import Footing
-from apex_sim.truth.metric_class import METRIC_CLASSES, metric_class
+from apex_sim.truth.metric_class import METRIC_CLASSES, class_of
 from apex_sim.truth.operator_error import total_log_sd
-from apex_sim.truth.validated import CIRCLES, Z_80, ClassErrors, Group, Validated
+from apex_sim.truth.validated import CIRCLES, Z_80, ClassErrors, Group, Scales, Validated
 from apex_sim.truth.validation import CaseResult, Validation
 
 #: A group's error is known no better than repeats of a measurement differ.
@@ -28,9 +28,9 @@ _LEAST_LOG_SD: Final = 0.005
 _LEAST_PAIRS: Final = 4
 #: A throughput that answers less than this to slower steps is that of the load, not of the engine.
 _LEAST_GAIN: Final = 0.5
-#: Bounds of a stretch, and for how many groups a factor of 1 counts.
+#: Bounds of a stretch, and for how many sources the stretch of the wider kind counts.
 _STRETCH: Final = (0.5, 4.0)
-_PRIOR_GROUPS: Final = 2.0
+_PRIOR_SOURCES: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def case_errors(validations: Iterable[Validation]) -> list[CaseError]:
             for name, error in case.error.items():
                 if spread is None or error is None or name not in spread.response:
                     continue
-                steady = metric_class(name) == "throughput" and abs(spread.response[name].gain) < _LEAST_GAIN
+                steady = class_of(name) == "throughput" and abs(spread.response[name].gain) < _LEAST_GAIN
                 if not steady:
                     found.append(CaseError(case, spread, name, math.log1p(error)))
     return found
@@ -66,14 +66,10 @@ def case_errors(validations: Iterable[Validation]) -> list[CaseError]:
 
 def fit_validated(errors: Sequence[CaseError]) -> Validated:
     """Return the groups of `errors` and the stretch that intervals need, over all and without each source."""
-    groups = tuple(_groups(errors))
-    without = {
-        source: _stretches(
-            tuple(g for g in groups if g.source != source), [e for e in errors if e.case.source != source]
-        )
-        for source in sorted({group.source for group in groups})
-    }
-    return Validated(groups, _stretches(groups, errors), without)
+    groups = _groups(errors)
+    ratios = {key: _ratios(groups, errors, key) for key in ("", *sorted({group.source for group in groups}))}
+    stretch = {key: _stretches(mine) for key, mine in ratios.items()}
+    return Validated(tuple(groups), stretch.pop(""), stretch)
 
 
 def _groups(errors: Sequence[CaseError]) -> list[Group]:
@@ -86,9 +82,9 @@ def _groups(errors: Sequence[CaseError]) -> list[Group]:
 def _group(source: str, preset: str, device: str, family: str, members: Sequence[CaseError]) -> Group:
     footings = [error.spread.footing for error in members]
     classes = {
-        name: [e for e in members if metric_class(e.name) == name]
+        name: [e for e in members if class_of(e.name) == name]
         for name in METRIC_CLASSES
-        if any(metric_class(e.name) == name for e in members)
+        if any(class_of(e.name) == name for e in members)
     }
     return Group(
         source=source,
@@ -139,54 +135,64 @@ def _layout_log_sd(errors: Sequence[CaseError]) -> float | None:
     return float(np.quantile(gaps, LEVEL)) / Z_80 / math.sqrt(2.0) if len(gaps) >= _LEAST_PAIRS else None
 
 
-def _stretches(groups: tuple[Group, ...], errors: Sequence[CaseError]) -> tuple[float, ...]:
-    """Return the factor for each count of circles that hold a measured server, never narrower with fewer circles."""
-    plain = Validated(groups, (1.0,) * (len(CIRCLES) + 1), {})
-    ratios = defaultdict[int, list[tuple[float, float]]](list)
-    members = defaultdict[tuple[object, ...], list[CaseError]](list)
+#: Error over half-width of one left-out case: class of metrics, count of circles, ratio, weight.
+_Ratio = tuple[str, int, float, float]
+
+
+def _ratios(groups: Sequence[Group], errors: Sequence[CaseError], left_out: str) -> list[_Ratio]:
+    """Return how far errors reach beyond intervals made without them; nothing is taken of the source `left_out`."""
+    known = [group for group in groups if group.source != left_out]
+    members = defaultdict[tuple[str, ...], list[CaseError]](list)
     for error in errors:
-        members[(*error.group, metric_class(error.name))].append(error)
-    n_classes = defaultdict[tuple[object, ...], int](int)
-    for key in members:
-        n_classes[key[:4]] += 1
+        if error.case.source != left_out:
+            members[(*error.group, class_of(error.name) or "")].append(error)
+    n_groups = Counter((key[0], key[-1]) for key in members)
+    found: list[_Ratio] = []
     for key, mine in members.items():
-        footing = mine[0].spread.footing
-        for known in _rests(plain, mine[0].case.source, footing):
-            if not known.groups:
-                continue
-            depth = known.depth(footing)
-            weight = 1.0 / len(mine) / n_classes[key[:4]]
-            ratios[depth] += [(_ratio(error, known), weight) for error in mine]
-    found, narrowest = [], _STRETCH[0]
-    for depth in reversed(range(len(CIRCLES) + 1)):
-        narrowest = max(narrowest, _stretch(ratios[depth]))
-        found.append(round(narrowest, 3))
-    return tuple(reversed(found))
+        footing, name = mine[0].spread.footing, key[-1]
+        for rest in _rests(known, key[0], footing):
+            if any(name in group.errors for group in rest.groups):
+                depth, scales = rest.depth(footing), rest.scales(footing)
+                weight = 1.0 / len(mine) / n_groups[(key[0], name)]
+                found += [(name, depth, _ratio(error, scales), weight) for error in mine]
+    return found
 
 
-def _rests(known: Validated, source: str, footing: Footing) -> list[Validated]:
+def _rests(groups: Sequence[Group], source: str, footing: Footing) -> list[Validated]:
     """Return what is known without the source, and without each circle around `footing` in turn."""
-    rests = [[group.source != source for group in known.groups]]
-    rests += [[key(group.footing) != key(footing) for group in known.groups] for _, key in CIRCLES]
+    rests = [[group.source != source for group in groups]]
+    rests += [[key(group.footing) != key(footing) for group in groups] for _, key in CIRCLES]
     kept = dict.fromkeys(tuple(rest) for rest in rests)
-    return [
-        replace(known, groups=tuple(g for g, keep in zip(known.groups, rest, strict=True) if keep)) for rest in kept
-    ]
+    return [Validated(tuple(g for g, keep in zip(groups, rest, strict=True) if keep), {}) for rest in kept]
 
 
-def _ratio(error: CaseError, known: Validated) -> float:
-    terms = terms_of(error.spread, error.name, known)
+def _ratio(error: CaseError, scales: Scales) -> float:
+    terms = terms_of(error.spread, error.name, scales)
     return abs(error.log_error) / terms.log_sd / Z_80 if terms else 0.0
 
 
-def _stretch(ratios: Sequence[tuple[float, float]]) -> float:
-    """Return the weighted 80 % quantile of error over half-width, drawn to 1 where few groups tell."""
+def _stretches(ratios: Sequence[_Ratio]) -> dict[str, list[float]]:
+    """Return the factors of each class, drawn to those over all circles, and these to those over all classes."""
+    over_all = _stretch(ratios, 1.0)
+    found = {}
+    for name in METRIC_CLASSES:
+        mine = [ratio for ratio in ratios if ratio[0] == name]
+        of_class = _stretch(mine, over_all)
+        depths = range(len(CIRCLES) + 1)
+        found[name] = [round(_stretch([r for r in mine if r[1] == depth], of_class), 3) for depth in depths]
+    return found
+
+
+def _stretch(ratios: Sequence[_Ratio], prior: float) -> float:
+    """Return the weighted 80 % quantile of error over half-width, drawn to `prior` where few sources tell."""
     if not ratios:
-        return 1.0
-    values, weights = (np.array(column) for column in zip(*ratios, strict=True))
+        return prior
+    values, weights = np.array([ratio[2] for ratio in ratios]), np.array([ratio[3] for ratio in ratios])
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order]) / weights.sum()
     quantile = float(values[order][min(int(np.searchsorted(cumulated, LEVEL)), len(values) - 1)])
-    n_groups = float(weights.sum())
-    drawn = n_groups * math.log(max(quantile, 1e-3)) / (n_groups + _PRIOR_GROUPS)
+    n_sources = float(weights.sum())
+    drawn = (n_sources * math.log(max(quantile, 1e-3)) + _PRIOR_SOURCES * math.log(prior)) / (
+        n_sources + _PRIOR_SOURCES
+    )
     return min(max(math.exp(drawn), _STRETCH[0]), _STRETCH[1])

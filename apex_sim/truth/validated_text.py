@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from apex_sim.truth.validated import ClassErrors, Group, Validated
 
@@ -15,11 +15,16 @@ _HEAD = """\
 
 def validated_toml(validated: Validated, cases: Sequence[str]) -> str:
     """Return `validated` as TOML; `cases` names the files that it comes of."""
-    lines = [_HEAD, f"cases = {_value(cases)}", f"inflation = {_value(validated.inflation)}", "", "[inflation_without]"]
-    lines += [f"{_value(source)} = {_value(factors)}" for source, factors in validated.inflation_without.items()]
+    lines = [_HEAD, f"cases = {_value(cases)}", "", "[stretch]", *_stretches(validated.stretch)]
+    for source, stretch in validated.stretch_without.items():
+        lines += ["", f"[stretch_without.{_value(source)}]", *_stretches(stretch)]
     for group in validated.groups:
         lines += ["", *_group(group)]
     return "\n".join(lines) + "\n"
+
+
+def _stretches(stretch: Mapping[str, Sequence[float]]) -> list[str]:
+    return [f"{name} = {_value(list(factors))}" for name, factors in stretch.items()]
 
 
 def _group(group: Group) -> list[str]:
