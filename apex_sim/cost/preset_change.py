@@ -30,7 +30,7 @@ def _change_stage(stage: StageModel, preset: Preset) -> StageModel:
     shape = stage.context.shape
     context = replace(stage.context, shape=replace(shape, preset=preset))
     if preset.factors.decode == shape.preset.factors.decode:  # kernel times stay as they are
-        tables = retime_stage(stage.tables, context, stage.tokens, stage.head, stage.joint, stage.power)
+        tables = retime_stage(stage.tables, context, stage.tokens, stage.head, stage.joint)
         return replace(stage, context=context, tables=tables)
     return close_stage(
         context,

@@ -86,17 +86,13 @@ def tabulate_stage(
 
 
 def retime_stage(
-    tables: StageTables,
-    context: StageContext,
-    tokens: OperatorTable,
-    head: OperatorTable,
-    joint: OperatorTable | None,
-    power: PowerModel,
+    tables: StageTables, context: StageContext, tokens: OperatorTable, head: OperatorTable, joint: OperatorTable | None
 ) -> StageTables:
     """Return the tables under the launches and the slowdown of prompts of another `context`; arguments as above."""
-    numbers = tables.numbers.copy()
-    numbers[: at.N_SCALARS] = _scalars(context, tokens, joint, head)
-    return replace_power(tables._replace(numbers=numbers), power)
+    numbers, scalars = tables.numbers.copy(), _scalars(context, tokens, joint, head)
+    scalars[at.ACTIVE_W : at.RANGE_W + 1] = numbers[at.ACTIVE_W : at.RANGE_W + 1]
+    numbers[: at.N_SCALARS] = scalars
+    return tables._replace(numbers=numbers)
 
 
 def replace_power(tables: StageTables, power: PowerModel) -> StageTables:

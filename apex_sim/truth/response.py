@@ -34,7 +34,7 @@ from apex_sim.workload.workload import Workload
 _CHANGE_LOG: Final = 0.05
 #: Loads that are longer by half than this are cut to so many first requests: what a response costs must not grow with
 #: the load.
-_ENOUGH_REQUESTS: Final = 300
+_ENOUGH_REQUESTS: Final = 200
 #: By how much a metric's log grows with the clock's, where not 1; latencies, makespan and what is paid by the hour do.
 _CLOCK: Final = {
     **dict.fromkeys(("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "goodput_per_s"), -1.0),

@@ -24,8 +24,8 @@ TABLE: Final = Path(__file__).parent / "validated.toml"
 Z_80: Final = 1.2815515655446004
 #: Assumed where no measured server says anything about a class of metrics.
 UNKNOWN_LOG_SD: Final = 0.30
-#: How many servers' sources the next wider circle counts for.
-_PRIOR_WEIGHT: Final = 1.0
+#: How many sources of servers the next wider circle counts for.
+_PRIOR_WEIGHT: Final = 0.5
 
 #: What a prediction shares with a group, the narrowest circle last; reasons are given for the first that is missing.
 CIRCLES: Final[tuple[tuple[str, Callable[[Footing], tuple[str, ...]]], ...]] = (
@@ -51,7 +51,10 @@ class ClassErrors(StrictModel):
 
 
 class Group(StrictModel):
-    """Measured servers of one source that share engine preset, device and model family."""
+    """Measured servers of one source that share engine preset, device and model family.
+
+    `source` joins the names of sources that hold runs of one campaign with "+".
+    """
 
     source: str
     preset: str
@@ -110,9 +113,10 @@ class Validated:
     stretch_without: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def without(self, source: str) -> Validated:
-        """Return what is known from the other sources."""
-        groups = tuple(group for group in self.groups if group.source != source)
-        return Validated(groups, self.stretch_without.get(source, self.stretch), self.stretch_without)
+        """Return what is known from other sources than this one and those that belong together with it."""
+        groups = tuple(group for group in self.groups if source not in group.source.split("+"))
+        mine = [stretch for name, stretch in self.stretch_without.items() if source in name.split("+")]
+        return Validated(groups, mine[0] if mine else self.stretch, self.stretch_without)
 
     def depth(self, footing: Footing) -> int:
         """Return how many circles around `footing` hold a measured server: 0 none, 1 engine, 2 device, 3 family."""
@@ -122,7 +126,7 @@ class Validated:
         """Return the expected error of each class of metrics.
 
         Each circle is drawn towards what it holds and away from the next wider one, in logs; one source of servers
-        weighs as much as all that lies beyond.  Without any server of a class an assumed 30 % stands.
+        weighs twice as much as all that lies beyond.  Without any server of a class an assumed 30 % stands.
         """
         circles = [self.groups, *(_inside(self.groups, footing, circle) for circle in range(len(CIRCLES)))]
         return {name: self._scale(name, circles) for name in METRIC_CLASSES}

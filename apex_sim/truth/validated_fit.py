@@ -35,22 +35,37 @@ _PRIOR_SOURCES: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CaseError:
-    """One error: log of predicted over measured of a metric of one case."""
+    """One error: log of predicted over measured of a metric of one case.
+
+    `together` names all sources that are left out with the case's own, joined by "+"; empty if there is no other.
+    """
 
     case: CaseResult
     spread: Spread
     name: str
     log_error: float
+    together: str = ""
+
+    @property
+    def source(self) -> str:
+        """The source, or all that belong together with it."""
+        return self.together or self.case.source
 
     @property
     def group(self) -> tuple[str, str, str, str]:
         """Source and ground."""
         footing = self.spread.footing
-        return self.case.source, footing.preset, footing.device, footing.family
+        return self.source, footing.preset, footing.device, footing.family
 
 
-def case_errors(validations: Iterable[Validation]) -> list[CaseError]:
-    """Return all errors of metrics that have an interval."""
+def case_errors(validations: Iterable[Validation], together: Sequence[Sequence[str]] = ()) -> list[CaseError]:
+    """Return all errors of metrics that have an interval.
+
+    Parameters
+    ----------
+    together : sources that hold runs of one campaign, so that one says nothing new about the other.
+    """
+    name_of = {source: "+".join(sorted(sources)) for sources in together for source in sources}
     found = []
     for validation in validations:
         for case in validation.cases:
@@ -60,7 +75,7 @@ def case_errors(validations: Iterable[Validation]) -> list[CaseError]:
                     continue
                 steady = class_of(name) == "throughput" and abs(spread.response[name].gain) < _LEAST_GAIN
                 if not steady:
-                    found.append(CaseError(case, spread, name, math.log1p(error)))
+                    found.append(CaseError(case, spread, name, math.log1p(error), name_of.get(case.source, "")))
     return found
 
 
@@ -144,7 +159,7 @@ def _ratios(groups: Sequence[Group], errors: Sequence[CaseError], left_out: str)
     known = [group for group in groups if group.source != left_out]
     members = defaultdict[tuple[str, ...], list[CaseError]](list)
     for error in errors:
-        if error.case.source != left_out:
+        if error.source != left_out:
             members[(*error.group, class_of(error.name) or "")].append(error)
     n_groups = Counter((key[0], key[-1]) for key in members)
     found: list[_Ratio] = []
