@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from apex_sim.errors import shorten
 from apex_sim.metrics.cost_basis import CostShare
 from apex_sim.truth.footing import Footing
 from apex_sim.truth.validated import CIRCLES, Group, Validated
@@ -56,7 +57,7 @@ def _servers(footing: Footing, groups: Sequence[Group]) -> tuple[list[str], list
     for text, key in CIRCLES:
         members = [group for group in members if key(group.footing) == key(footing)]
         if not members:
-            what = text.format(footing.preset, footing.device, footing.family)
+            what = text.format(footing.preset, footing.device, shorten(footing.family))
             return [f"no measured server of {what}"], []
     return [], members
 

@@ -21,6 +21,9 @@ _MEDIAN_ABS_NORMAL: Final = 0.6745
 #: Where nobody measured a price's error: that of datasheet rooflines against measured kernels, 39 to 69 % in the median
 #: by operator (docs/kernels.md, all operators).
 _UNKNOWN_ERROR_FRAC: Final = 0.55
+#: The same where the price is derived from fits of another device, so that no size is in range: B300 and GB300 from
+#: B200 and GB200, 6 to 26 % in the median (docs/kernels.md, worst tables).
+_DERIVED_ERROR_FRAC: Final = 0.15
 #: Assumed: how much more a price errs at sizes outside its data.
 _OUTSIDE_FACTOR: Final = 2.0
 
@@ -46,8 +49,11 @@ def error_log_sd(basis: Basis, outside_frac: float = 0.0) -> float:
     (0.072, 0.65)
     """
     known = basis.expected_error_frac
-    error_frac = _UNKNOWN_ERROR_FRAC if known is None else known
-    return math.log1p(error_frac) / _MEDIAN_ABS_NORMAL * (1.0 + (_OUTSIDE_FACTOR - 1.0) * outside_frac)
+    if known is None:
+        inside, outside = _UNKNOWN_ERROR_FRAC, _DERIVED_ERROR_FRAC
+    else:
+        inside, outside = known, _OUTSIDE_FACTOR * known
+    return math.log1p(inside + (outside - inside) * outside_frac) / _MEDIAN_ABS_NORMAL
 
 
 def phase_errors(model: StepModel, load: TypicalLoad) -> tuple[dict[ErrorTerm, float], dict[ErrorTerm, float]]:

@@ -81,8 +81,9 @@ def test_sources_of_one_campaign_are_left_out_together():
     left = {group.source for group in both.without("a").groups}
     assert left == {"b", "c"}
     assert {group.source for group in alone.without("a").groups} == {"b", "c", "copy"}
-    width, narrow = (interval_width(known.without("a"), footing()) for known in (both, alone))
-    assert width > narrow
+    scales = [known.without("a").scales(footing())["pace"].log_sd for known in (both, alone)]
+    assert scales[0] == pytest.approx(0.2, rel=0.2)
+    assert scales[1] < 0.15
 
 
 def test_probabilities_of_winning_hold():
