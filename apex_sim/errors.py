@@ -90,6 +90,21 @@ class InfeasiblePlanError(ApexError):
         super().__init__(reason)
 
 
+class OutsideEnvelopeError(InputError):
+    """A result that no measured server backs, where `--strict` asks for one; `reasons` say in which respects."""
+
+    def __init__(self, what: str, reasons: Iterable[str]) -> None:
+        self.what, self.reasons = what, tuple(reasons)
+        super().__init__(
+            f"outside the validated range: {'; '.join(self.reasons)}",
+            where=what,
+            remedy="leave out --strict and mind the error bars, or ask for what was measured",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OutsideEnvelopeError, (self.what, self.reasons)
+
+
 class NoAnswerError(ApexError):
     """A well-posed question whose answer is "none": no feasible plan, or none that meets the SLOs."""
 

@@ -14,6 +14,9 @@ CHECK: Final = click.option("--check", is_flag=True, help="Assert the simulator'
 REFERENCE: Final = click.option(
     "--reference", is_flag=True, help="Run the readable engine instead of the compiled one: the same, slowly."
 )
+STRICT: Final = click.option(
+    "--strict", is_flag=True, help="Refuse what lies outside the range that measured servers back."
+)
 OUT: Final = click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -36,6 +36,7 @@ Examples:
 @run_flags.JOBS
 @run_flags.CHECK
 @run_flags.REFERENCE
+@run_flags.STRICT
 @run_flags.OUT
 @run_flags.NO_FILES
 @run_flags.JSON
@@ -44,6 +45,7 @@ def search_command(
     jobs: int | None,
     check: bool,
     reference: bool,
+    strict: bool,
     out: Path | None,
     no_files: bool,
     as_json: bool,
@@ -61,7 +63,7 @@ def search_command(
     default = DEFAULT_FOLDER / file_name(question.name)
     folder = choose_folder(out, no_files=no_files, as_json=as_json, default=default, names=_FILES)
     with progress_bar("Simulating plans") as progress:
-        result = answer_study(question, n_jobs=jobs, progress=progress, check=check, reference=reference)
+        result = answer_study(question, n_jobs=jobs, progress=progress, check=check, reference=reference, strict=strict)
     document = search_document(result)
     if folder:
         from apex_sim.report.csv_text import search_csv

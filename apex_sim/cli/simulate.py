@@ -37,11 +37,19 @@ Examples:
 @with_study_flags
 @run_flags.CHECK
 @run_flags.REFERENCE
+@run_flags.STRICT
 @run_flags.OUT
 @run_flags.NO_FILES
 @run_flags.JSON
 def simulate_command(
-    study: str | None, check: bool, reference: bool, out: Path | None, no_files: bool, as_json: bool, **flags: Any
+    study: str | None,
+    check: bool,
+    reference: bool,
+    strict: bool,
+    out: Path | None,
+    no_files: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Simulate one plan, request by request.
 
@@ -58,7 +66,7 @@ def simulate_command(
     (plan,) = space.feasible or (space.infeasible[0].plan,)
     default = DEFAULT_FOLDER / file_name(question.name) / file_name(plan.label)
     folder = choose_folder(out, no_files=no_files, as_json=as_json, default=default, names=_FILES)
-    simulation = simulate_study(question, check=check, reference=reference)
+    simulation = simulate_study(question, check=check, reference=reference, strict=strict)
     document = simulation_document(simulation)
     if folder:
         from apex_sim.report.csv_text import series_csv, simulation_csv

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from apex_sim.cost.stage_tables import retime_stage
 from apex_sim.cost.step_model import StageModel, StepModel, close_stage, compile_step_model
 from apex_sim.preset.preset import Preset
 
@@ -27,8 +28,12 @@ def change_preset(model: StepModel, preset: Preset) -> StepModel:
 
 def _change_stage(stage: StageModel, preset: Preset) -> StageModel:
     shape = stage.context.shape
+    context = replace(stage.context, shape=replace(shape, preset=preset))
+    if preset.factors.decode == shape.preset.factors.decode:  # kernel times stay as they are
+        tables = retime_stage(stage.tables, context, stage.tokens, stage.head, stage.joint)
+        return replace(stage, context=context, tables=tables)
     return close_stage(
-        replace(stage.context, shape=replace(shape, preset=preset)),
+        context,
         stage.classes,
         stage.tokens,
         stage.head,

@@ -87,6 +87,16 @@ def tabulate_stage(
     return replace_power(StageTables(numbers, np.array(packer.layout, dtype=np.int64)), power)
 
 
+def retime_stage(
+    tables: StageTables, context: StageContext, tokens: OperatorTable, head: OperatorTable, joint: OperatorTable | None
+) -> StageTables:
+    """Return the tables under the launches and the slowdown of prompts of another `context`; arguments as above."""
+    numbers, scalars = tables.numbers.copy(), _scalars(context, tokens, joint, head)
+    scalars[at.ACTIVE_W : at.RANGE_W + 1] = numbers[at.ACTIVE_W : at.RANGE_W + 1]
+    numbers[: at.N_SCALARS] = scalars
+    return tables._replace(numbers=numbers)
+
+
 def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
     """Return the tables with another power model."""
     numbers = tables.numbers.copy()

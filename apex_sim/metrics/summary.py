@@ -61,8 +61,8 @@ def _latencies(run: FleetRun) -> dict[str, float | None]:
             continue
         sample = latency_sample_s(run.requests, latency)
         values[f"{latency}_mean_s"] = float(sample.mean()) if sample.size else None
-        for name, q in QUANTILES.items():
-            values[f"{latency}_{name}_s"] = float(np.quantile(sample, q)) if sample.size else None
+        quantiles = np.quantile(sample, list(QUANTILES.values())).tolist() if sample.size else [None] * len(QUANTILES)
+        values |= {f"{latency}_{name}_s": value for name, value in zip(QUANTILES, quantiles, strict=True)}
     return values
 
 

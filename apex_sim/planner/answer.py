@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from apex_sim import __version__
-from apex_sim.errors import InfeasiblePlanError, NoAnswerError
+from apex_sim.errors import InfeasiblePlanError, NoAnswerError, OutsideEnvelopeError
 from apex_sim.plan.plan import Plan
+from apex_sim.planner.error_bars import Beats, beats_of, coin_tosses
 from apex_sim.planner.evaluation import Evaluation, cost_model_of, evaluate
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
 from apex_sim.planner.space import Refusal, enumerate_space
@@ -59,7 +60,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """All plans of a study, ranked best first, with those that cannot run and why."""
+    """All plans of a study, ranked best first, with those that cannot run and why.
+
+    `beats` holds for each plan how probably it is better in truth than each of the leaders.
+    """
 
     study: Study
     plans: tuple[Evaluation, ...]
@@ -67,6 +71,12 @@ class SearchResult:
     pareto: tuple[Evaluation, ...]
     certificate: Certificate
     provenance: Provenance
+    beats: tuple[Beats, ...] = ()
+
+    @property
+    def coin_tosses(self) -> tuple[str, ...]:
+        """Labels of the plans that cannot be told from the best: choosing it over them is a coin toss."""
+        return coin_tosses(self.plans, self.beats)
 
     @property
     def best(self) -> Evaluation:
@@ -100,6 +110,7 @@ def answer_study(
     progress: Progress | None = None,
     check: bool = False,
     reference: bool = False,
+    strict: bool = False,
 ) -> SearchResult:
     """Simulate every plan of the study's space and rank them.
 
@@ -109,9 +120,11 @@ def answer_study(
     progress : told after each plan.
     check : assert the numbered invariants in every run.
     reference : run the readable engine instead of the compiled one.
+    strict : refuse plans that lie outside of what measured servers back.
 
     Raises
     ------
+    OutsideEnvelopeError : `strict` leaves no plan.
     InputError : the space is empty, or a request does not fit the model's context.
     """
     space = enumerate_space(study)
@@ -123,6 +136,9 @@ def answer_study(
             evaluations.append(outcome)
         if progress:
             progress(len(evaluations) + len(refusals), len(space.feasible))
+    if strict:
+        evaluations, outside = _inside(study, evaluations)
+        refusals += outside
     ranked = rank(evaluations, study.objective)
     best = ranked[0].metrics[study.objective.name] if ranked and is_answer(ranked[0]) else None
     return SearchResult(
@@ -132,7 +148,19 @@ def answer_study(
         pareto=tuple(pareto_front(ranked)),
         certificate=Certificate(study.objective.name, best, space.n_enumerated, 0, len(ranked)),
         provenance=provenance_of(study),
+        beats=beats_of(ranked, study.objective),
     )
+
+
+def _inside(study: Study, evaluations: list[Evaluation]) -> tuple[list[Evaluation], list[Refusal]]:
+    """Return the plans inside the validated range, and the others as refused."""
+    reasons = {each.plan: each.standing.outside for each in evaluations if each.standing}
+    kept = [each for each in evaluations if not reasons[each.plan]]
+    if evaluations and not kept:
+        every = dict.fromkeys(reason for outside in reasons.values() for reason in outside)
+        raise OutsideEnvelopeError(f"study {study.name}", every)
+    refused = [plan for plan, outside in reasons.items() if outside]
+    return kept, [Refusal(plan, f"outside the validated range: {'; '.join(reasons[plan])}") for plan in refused]
 
 
 def _evaluate_all(

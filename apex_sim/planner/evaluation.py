@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from apex_sim.plan.plan import Plan
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.calibration.profile_support import require_near_users
+from apex_sim.truth.envelope import Standing, standing_of
+from apex_sim.truth.error_bar import Interval, Spread, intervals_of, spread_of
+from apex_sim.truth.footing import footing_of
+from apex_sim.truth.response import Served
+from apex_sim.truth.validated import load_validated
 
 #: Cumulative shares at which latency curves are kept for plots.
 CURVE_SHARES = tuple(np.linspace(0.0, 1.0, 201).tolist())
@@ -36,7 +42,8 @@ class Evaluation:
 
     `curves_s` holds quantiles of TTFT, TPOT and E2E at `CURVE_SHARES`, `breakdown_s` exposed device-seconds by operator
     with "host", "launch" and "idle", `memory` the terms of the tightest device, in bytes,
-    `engine_reason` what the compiled engine lacks where the reference had to serve.
+    `engine_reason` what the compiled engine lacks where the reference had to serve.  `intervals` are the error bars by
+    metric, made from `spread`; there are none where the reference served, which is too slow to be asked again.
     """
 
     plan: Plan
@@ -53,6 +60,9 @@ class Evaluation:
     cost_shares: tuple[CostShare, ...] = ()
     engine: str = "reference"
     engine_reason: str = ""
+    standing: Standing | None = None
+    spread: Spread | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def engine_note(self) -> str:
@@ -149,7 +159,8 @@ def evaluate(study: Study, plan: Plan, *, check: bool = False, reference: bool =
 
 def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: float) -> Evaluation:
     """Boil `run` down to what ranking and reports need."""
-    metrics = summarise(run, study.cluster, study.slo)
+    metrics, shares, validated = summarise(run, study.cluster, study.slo), cost_shares(run), load_validated()
+    spread = _spread(study, run, compiled)
     return Evaluation(
         plan=run.plan,
         metrics=metrics,
@@ -162,10 +173,20 @@ def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: fl
         cpu_s=cpu_s,
         cost_name=run.cost_name,
         provenance=run.provenance,
-        cost_shares=cost_shares(run),
+        cost_shares=shares,
         engine=run.engine,
         engine_reason=why_reference(run.plan, study.workload) if run.engine == "reference" else "",
+        standing=standing_of(footing_of(study.model, study.cluster, study.workload, run), shares, validated),
+        spread=spread,
+        intervals=intervals_of(metrics, spread, validated) if spread else {},
     )
+
+
+def _spread(study: Study, run: FleetRun, compiled: CompiledPlan) -> Spread | None:
+    if run.engine == "reference":
+        return None
+    cost = cost_model_of(study)
+    return spread_of(Served(study.model, study.cluster, study.workload, cost, study.slo, compiled, run))
 
 
 def _capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from apex_sim.errors import InfeasiblePlanError, InputError
+from apex_sim.errors import InfeasiblePlanError, InputError, OutsideEnvelopeError
 from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.planner.answer import Provenance, provenance_of
 from apex_sim.planner.evaluation import Evaluation, run_plan, summarise_run
@@ -31,11 +31,13 @@ def simulate_study(
     reference: bool = False,
     policy: Policy | None = None,
     order: OrderMaker | None = None,
+    strict: bool = False,
 ) -> Simulation:
     """Simulate the one plan of the study's space; a `policy` and an `order` of the caller's go before the plan's.
 
     Raises
     ------
+    OutsideEnvelopeError : `strict` is set and the plan lies outside of what measured servers back.
     InfeasiblePlanError : that plan cannot run.
     InputError : the space holds more than one plan.
     """
@@ -52,6 +54,8 @@ def simulate_study(
     started = time.process_time()
     run, compiled = run_plan(study, space.feasible[0], check=check, reference=reference, policy=policy, order=order)
     evaluation = summarise_run(study, run, compiled, time.process_time() - started)
+    if strict and evaluation.standing and not evaluation.standing.inside:
+        raise OutsideEnvelopeError(f"study {study.name}, {evaluation.plan.label}", evaluation.standing.outside)
     provenance, own = provenance_of(study), _callers_own(policy, order)
     if own:
         evaluation = replace(evaluation, engine_reason=" and no ".join(own))

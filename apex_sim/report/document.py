@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,13 +23,20 @@ Document = dict[str, Any]
 
 def search_document(result: SearchResult) -> Document:
     """Return the whole answer to a study; parts that are not built yet are None."""
+    tosses = result.coin_tosses
     document = {
         "schema_version": SCHEMA_VERSION,
         "study": study_document(result.study),
         "problem": result.problem or None,
         "plans": [
-            {"rank": rank, "plan": evaluation.plan.as_dict(), **evaluation_document(evaluation)}
-            for rank, evaluation in enumerate(result.plans, start=1)
+            {
+                "rank": rank,
+                "plan": evaluation.plan.as_dict(),
+                **evaluation_document(evaluation),
+                "beats": beats,
+                "coin_toss_with_best": evaluation.plan.label in tosses,
+            }
+            for rank, (evaluation, beats) in enumerate(zip(result.plans, result.beats, strict=True), start=1)
         ],
         "infeasible": [{"plan": r.plan.as_dict(), "reason": r.reason} for r in result.infeasible],
         "pareto": [evaluation.plan.label for evaluation in result.pareto],
@@ -54,8 +61,8 @@ def simulation_document(simulation: Simulation) -> Document:
 
 def validation_document(validation: Validation) -> Document:
     """Return predicted, measured and error of every case, and their summary."""
-    document = {"schema_version": SCHEMA_VERSION, **asdict(validation)}
-    del document["cpu_s"]  # the only figure that differs between two runs
+    document = {"schema_version": SCHEMA_VERSION, **asdict(replace(validation, spreads={}))}
+    del document["spreads"], document["cpu_s"]  # the latter is the only figure that differs between two runs
     return json_safe(document)  # type: ignore[no-any-return]
 
 
@@ -94,7 +101,8 @@ def evaluation_document(evaluation: Evaluation) -> Document:
         "slo_violations": list(evaluation.slo_violations),
         "breakdown": {"device_s": evaluation.breakdown_s, "share_frac": breakdown_shares(evaluation)},
         "memory": evaluation.memory,
-        "intervals": None,
+        "intervals": {name: asdict(bar) for name, bar in evaluation.intervals.items()} or None,
+        "standing": asdict(evaluation.standing) if evaluation.standing else None,
         "n_steps": evaluation.n_steps,
         "engine": evaluation.engine,
         "engine_reason": evaluation.engine_reason,

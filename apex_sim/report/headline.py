@@ -41,6 +41,7 @@ def search_headline(result: SearchResult) -> Headline:
     reasons = [
         f"{_capital(plan_words(best.plan))}.",
         _lead(result, best),
+        _certainty(result),
         _standing(result, best),
         f"{_capital(best.why)}.",
     ]
@@ -103,6 +104,30 @@ def _lead(result: SearchResult, best: Evaluation) -> str:
     gap = abs(rival - value) / rival
     word = "lower" if METRICS[name].better == "lower" else "higher"
     return f"{title}, {percent(gap)} {word} than the runner-up's ({rivals[0].plan.label}: {metric_text(name, rival)})."
+
+
+def _certainty(result: SearchResult) -> str:
+    """Return how sure the choice is: what the best plan cannot be told from, or how probably it beats the runner-up."""
+    chances = result.beats[0] if result.beats else {}
+    if tosses := result.coin_tosses:
+        names = [f"{label} ({percent(chances[label])})" if label in chances else label for label in tosses[:3]]
+        more = f" and {len(tosses) - 3} more" if len(tosses) > 3 else ""
+        return (
+            f"A coin toss: within its error bars it cannot be told from {', '.join(names)}{more}; "
+            "in brackets how probably it is the better one."
+        )
+    rival = next(iter(chances), "")
+    return f"It beats {rival} with {percent(chances[rival])} probability." if rival else ""
+
+
+def envelope_sentences(evaluation: Evaluation) -> list[str]:
+    """Return what the result stands on: where it was checked, or in which respects it was not."""
+    standing = evaluation.standing
+    if standing is None:
+        return []
+    if standing.inside:
+        return [f"Inside the validated range (measured servers: {'; '.join(standing.checked_on)})"]
+    return [f"Outside the validated range: {reason}" for reason in standing.outside]
 
 
 def _standing(result: SearchResult, best: Evaluation) -> str:

@@ -19,7 +19,8 @@ from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation
 from apex_sim.planner.study import Study
 from apex_sim.report.document import breakdown_shares, study_document
-from apex_sim.report.headline import FOOTNOTES, search_headline, simulation_headline, verdict
+from apex_sim.report.headline import FOOTNOTES, envelope_sentences, search_headline, simulation_headline, verdict
+from apex_sim.report.interval_text import interval_lines, interval_rows
 from apex_sim.report.latency_curves import curves_legend, draw_curves, latency_info
 from apex_sim.report.quantity import LABELS, counted, limit_text, metric_label, metric_text, percent, time_text
 from apex_sim.report.ranking_columns import columns_of_ranking
@@ -75,6 +76,8 @@ def search_page(result: SearchResult) -> str:
             "columns": columns_of_ranking(result, _COLUMNS),
             "rows": _rows(result),
             "footnotes": _footnotes(result),
+            "bars": interval_rows(result),
+            "objective": metric_label(result.study.objective.name),
             "has_pareto": bool(result.pareto),
             "infeasible": labels_by_reason(result),
             "drawings": _drawings(result.plans, result.study) if result.plans else {},
@@ -99,6 +102,7 @@ def simulation_page(simulation: Simulation) -> str:
                 for name in LATENCIES
             ],
             "totals": [(label, metric_text(name, evaluation.metrics[name])) for name, label in LABELS.items()],
+            "bars": interval_lines(evaluation),
             "operators": [(name.replace("_", " "), percent(share)) for name, share in shares],
             "drawings": {**_drawings((evaluation,), study), "series": _series(simulation)},
         },
@@ -135,6 +139,7 @@ def _with_links(text: str) -> Markup:
 def _frame(study: Study, provenance: Provenance, evaluation: Evaluation | None) -> Values:
     """Return what every page says of question and provenance."""
     cost = [f"Costs: {evaluation.provenance}; {summary_of(evaluation.cost_shares)}"] if evaluation else []
+    cost += envelope_sentences(evaluation) if evaluation else []
     notes = [evaluation.engine_note] if evaluation and evaluation.engine_note else []
     notes += [f"Workload: {note}" for note in provenance.workload_notes]
     return {

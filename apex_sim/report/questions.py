@@ -134,6 +134,7 @@ def search(
     n_jobs: int | None = None,
     progress: Progress | None = None,
     check: bool = False,
+    strict: bool = False,
     cost: CostModel | None = None,
     **overrides: Any,
 ) -> SearchReport:
@@ -145,6 +146,7 @@ def search(
     n_jobs : worker processes; None decides by the work at hand.  The result does not depend on it.
     progress : called with the number of plans done and of all plans.
     check : assert the numbered invariants in every run.
+    strict : refuse plans that lie outside of what measured servers back.
     cost : a cost back end of your own (see `apex_sim.cost.cost_model`), instead of the study's.
     overrides : keys of the study file with other values, nested as there.
 
@@ -158,13 +160,15 @@ def search(
     >>> report.best.plan.label
     'DP1 TP8 PP1 fp8'
     """
-    return SearchReport(answer_study(_study(study, overrides, cost), n_jobs=n_jobs, progress=progress, check=check))
+    question = _study(study, overrides, cost)
+    return SearchReport(answer_study(question, n_jobs=n_jobs, progress=progress, check=check, strict=strict))
 
 
 def simulate(
     study: str | Path | Study,
     *,
     check: bool = False,
+    strict: bool = False,
     cost: CostModel | None = None,
     policy: Policy | None = None,
     order: OrderMaker | None = None,
@@ -174,7 +178,7 @@ def simulate(
 
     Parameters
     ----------
-    study, check, cost, overrides : as in `search`.
+    study, check, strict, cost, overrides : as in `search`.
     policy : a batching policy of your own instead of the study's: a function from a `SchedulerQueue` to a batch.  Each
         batch is checked; the reference engine runs it.  Files and flags cannot name one, because it is code.
     order : what makes a queue order of your own, a `QueueOrder`, for each instance.
@@ -193,7 +197,7 @@ def simulate(
     20
     """
     question = _study(study, overrides, cost)
-    return SimulationReport(simulate_study(question, check=check, policy=policy, order=order))
+    return SimulationReport(simulate_study(question, check=check, strict=strict, policy=policy, order=order))
 
 
 def _study(study: str | Path | Study, overrides: dict[str, Any], cost: CostModel | None) -> Study:

@@ -17,7 +17,15 @@ from apex_sim.planner.answer import Provenance, SearchResult
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation
 from apex_sim.report.document import breakdown_shares
-from apex_sim.report.headline import FOOTNOTES, Headline, search_headline, simulation_headline, verdict
+from apex_sim.report.headline import (
+    FOOTNOTES,
+    Headline,
+    envelope_sentences,
+    search_headline,
+    simulation_headline,
+    verdict,
+)
+from apex_sim.report.interval_text import interval_lines
 from apex_sim.report.quantity import LABELS, metric_text, metric_title, percent, time_text
 from apex_sim.report.ranking_columns import RankingColumn, columns_of_ranking
 from apex_sim.report.rows import labels_by_reason
@@ -69,6 +77,7 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
     console.print()
     console.print(_latency_table(evaluation))
     console.print()
+    _print_intervals(evaluation, console)
     console.print(_grid((label, metric_text(name, evaluation.metrics[name])) for name, label in LABELS.items()))
     console.print()
     _print_text("Device time", console, "bold")
@@ -76,6 +85,14 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
     console.print(_grid((name.replace("_", " "), percent(share)) for name, share in shares if share >= 0.0005))
     console.print()
     _print_assumptions(simulation.provenance, evaluation, console)
+
+
+def _print_intervals(evaluation: Evaluation, console: Console) -> None:
+    lines = interval_lines(evaluation)
+    if lines:
+        _print_text("Error bars: 80 % of truths lie between", console, "bold")
+        console.print(_grid(lines))
+        console.print()
 
 
 def print_validation(validation: Validation, console: Console) -> None:
@@ -171,6 +188,8 @@ def _print_assumptions(provenance: Provenance, evaluation: Evaluation | None, co
     _print_text("What this rests on", console, "bold")
     if evaluation:
         _print_indented(f"Costs: {evaluation.provenance}; {summary_of(evaluation.cost_shares)}.", console)
+        for sentence in envelope_sentences(evaluation):
+            _print_indented(f"{sentence}.", console)
         if evaluation.engine_note:
             _print_indented(f"{evaluation.engine_note}.", console)
     for note in provenance.workload_notes:

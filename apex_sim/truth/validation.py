@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from apex_sim.cost.calibrated import best_cost_model
 from apex_sim.errors import ImplausibleError, InfeasiblePlanError, UnsupportedError
+from apex_sim.fleet.compiled_plan import compile_plan
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
@@ -20,12 +21,15 @@ from apex_sim.truth.calibration.profile_support import profile_notes, profile_re
 from apex_sim.truth.case import MEASURED, Case
 from apex_sim.truth.case_choice import cases_path, chosen_cases
 from apex_sim.truth.cases import read_cases
+from apex_sim.truth.error_bar import Spread, intervals_of, spread_of
 from apex_sim.truth.error_summary import ErrorSummary, relative_error, summarise_errors
 from apex_sim.truth.noise import noise_floors
 from apex_sim.truth.plausibility import require_plausible
 from apex_sim.truth.ranking_quality import rank_groups, summarise_rankings
 from apex_sim.truth.replay import Replay, make_replay
+from apex_sim.truth.response import Served
 from apex_sim.truth.served_plan import ServedCase, plan_groups
+from apex_sim.truth.validated import load_validated
 
 #: Output tokens that one process simulates in about the time that worker processes take to start.
 _WORTH_WORKERS_TOKENS: Final = 2_000_000
@@ -39,8 +43,9 @@ class CaseResult:
     """One case, predicted and measured.
 
     `predicted`, `error` (signed, relative) and `interval` have the keys of `measured`, the columns of the CSV; they are
-    empty for a case that was skipped, and `skipped_reason` is empty for one that was replayed.  An `interval` is None
-    until errors are calibrated.  `axes` is the case's place on each axis of the summary, `note` the file's own.
+    empty for a case that was skipped, and `skipped_reason` is empty for one that was replayed.  An `interval` holds the
+    truth with 80 % as estimated without the case's own source; None where the run does not define the metric.  `axes` is
+    the case's place on each axis of the summary, `note` the file's own.
     """
 
     case_id: str
@@ -66,7 +71,8 @@ class Validation:
     """All cases of a file with their errors.
 
     `n_simulations` is below the number of replayed cases when some are repeats of one another; `assumed` and
-    `cost_provenance` say what the predictions rest on; `cpu_s` is the processor time of all simulations.
+    `cost_provenance` say what the predictions rest on; `cpu_s` is the processor time of all simulations;
+    `spreads` holds by case what moves its metrics.
     """
 
     source_file: str
@@ -77,6 +83,7 @@ class Validation:
     assumed: tuple[str, ...]
     notes: tuple[str, ...]
     cpu_s: float = field(compare=False)
+    spreads: Mapping[str, Spread] = field(default_factory=dict, compare=False)
 
 
 def validate_serving(
@@ -116,7 +123,7 @@ def validate_serving(
     replays, reasons = _replays(cases, file.path.parent, calibrated)
     predicted, cpu_s = _simulate(replays, n_jobs, progress)
     results = tuple(
-        _result(case, replay, predicted.get(replay.key, {}) if replay else {}, reason)
+        _result(case, replay, predicted.get(replay.key) if replay else None, reason)
         for case, replay, reason in zip(cases, replays, reasons, strict=True)
     )
     return Validation(
@@ -128,6 +135,7 @@ def validate_serving(
         assumed=_distinct(text for replay in replays if replay for text in _assumed(replay)),
         notes=(*file.notes, *notes, *(profile_notes(calibrated) if calibrated else ())),
         cpu_s=cpu_s,
+        spreads={case.case_id: predicted[replay.key][1] for case, replay in zip(cases, replays, strict=True) if replay},
     )
 
 
@@ -185,26 +193,27 @@ def _replays(cases: Sequence[Case], folder: Path, profile: ProfileFile | None) -
 
 
 Predicted = dict[str, float | None]
+Outcome = tuple[Predicted, Spread]
 
 
 def _simulate(
     replays: Sequence[Replay | None], n_jobs: int | None, progress: Progress | None
-) -> tuple[dict[tuple[object, ...], Predicted], float]:
-    """Return the metrics of each distinct replay by its key, and the processor time that they took."""
+) -> tuple[dict[tuple[object, ...], Outcome], float]:
+    """Return metrics and spread of each distinct replay by its key, and the processor time that they took."""
     distinct = {replay.key: replay for replay in replays if replay}
     # The longest first, so that no worker is left with it at the end.
     ordered = sorted(distinct.values(), key=lambda replay: -replay.n_output_tokens)
-    predicted: dict[tuple[object, ...], Predicted] = {}
+    predicted: dict[tuple[object, ...], Outcome] = {}
     total_s = 0.0
-    for replay, (metrics, cpu_s) in zip(ordered, _run_all(ordered, n_jobs), strict=True):
-        predicted[replay.key] = metrics
+    for replay, (outcome, cpu_s) in zip(ordered, _run_all(ordered, n_jobs), strict=True):
+        predicted[replay.key] = outcome
         total_s += cpu_s
         if progress:
             progress(len(predicted), len(ordered))
     return predicted, total_s
 
 
-def _run_all(replays: Sequence[Replay], n_jobs: int | None) -> Iterator[tuple[Predicted, float]]:
+def _run_all(replays: Sequence[Replay], n_jobs: int | None) -> Iterator[tuple[Outcome, float]]:
     """Yield the metrics in the order of `replays`, computed in this process or in several."""
     jobs = min(n_jobs or os.cpu_count() or 1, len(replays))
     pays = sum(replay.n_output_tokens for replay in replays) > _WORTH_WORKERS_TOKENS
@@ -217,16 +226,26 @@ def _run_all(replays: Sequence[Replay], n_jobs: int | None) -> Iterator[tuple[Pr
     yield from results
 
 
-def _run(replay: Replay) -> tuple[Predicted, float]:
+def _run(replay: Replay) -> tuple[Outcome, float]:
     started_s = time.process_time()
-    cost = best_cost_model(replay.cluster.device)
-    run = simulate_plan(replay.model, replay.cluster, replay.plan, replay.workload, cost)
-    metrics = summarise(run, replay.cluster, Slo())
-    return {name: metrics[name] for name in MEASURED}, time.process_time() - started_s
+    model, cluster, workload, cost = (
+        replay.model,
+        replay.cluster,
+        replay.workload,
+        best_cost_model(replay.cluster.device),
+    )
+    compiled = compile_plan(model, cluster, replay.plan, cost)
+    run = simulate_plan(model, cluster, replay.plan, workload, cost, compiled=compiled)
+    metrics = summarise(run, cluster, Slo())
+    drawn = workload.seed is not None
+    spread = spread_of(Served(model, cluster, workload, cost, Slo(), compiled, run), drawn=drawn)
+    return ({name: metrics[name] for name in MEASURED}, spread), time.process_time() - started_s
 
 
-def _result(case: Case, replay: Replay | None, predicted: Predicted, reason: str) -> CaseResult:
+def _result(case: Case, replay: Replay | None, outcome: Outcome | None, reason: str) -> CaseResult:
+    predicted, spread = outcome or ({}, None)
     mine = {name: predicted[name] for name in case.measured if name in predicted}
+    bars = intervals_of(mine, spread, load_validated().without(case.source)) if spread else {}
     return CaseResult(
         case_id=case.case_id,
         source=case.source,
@@ -238,7 +257,7 @@ def _result(case: Case, replay: Replay | None, predicted: Predicted, reason: str
         measured=case.measured,
         predicted=mine,
         error={name: relative_error(value, case.measured[name]) for name, value in mine.items()},
-        interval=dict.fromkeys(mine),
+        interval={name: (bars[name].low, bars[name].high) if name in bars else None for name in mine},
         noise_frac=case.noise_frac,
         skipped_reason=reason,
         notes=replay.notes if replay else (),

@@ -43,7 +43,7 @@ def test_every_key_of_a_study_file_has_a_flag() -> None:
     keys |= {f"{table}__{key}" for table, entry in tables.items() for key in entry.model_fields}
     flags = {parameter.name for parameter in commands.commands["search"].params}
     assert keys <= flags
-    run_only = {"study", "jobs", "check", "reference", "out", "no_files", "as_json"}
+    run_only = {"study", "jobs", "check", "reference", "strict", "out", "no_files", "as_json"}
     assert flags - keys == run_only
 
 

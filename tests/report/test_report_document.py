@@ -25,7 +25,13 @@ def test_search_has_the_promised_keys(result):
     first = document["plans"][0]
     assert first["rank"] == 1
     assert first["plan"] == json.loads(strict(result.plans[0].plan.as_dict()))
-    assert first["intervals"] is None
+    bar = first["intervals"][document["certificate"]["objective"]]
+    assert bar["low"] < first["metrics"][document["certificate"]["objective"]] < bar["high"]
+    assert set(bar) == {
+        *("low", "high", "level", "cost_model_frac", "workload_frac", "preset_frac", "total_frac"),
+    }
+    assert first["standing"]["inside"] is (not first["standing"]["outside"])
+    assert all(0 <= chance <= 1 for plan in document["plans"] for chance in plan["beats"].values())
     assert first["why"] == result.plans[0].why
     assert first["metrics"]["e2e_mean_s"] == result.plans[0].metrics["e2e_mean_s"]
     assert set(first["stability"]) == {"reason", "offered_load_frac", "backlog_growth_frac", "backlog_growth"}

@@ -49,7 +49,10 @@ def test_a_case_is_replayed_and_compared_with_what_was_measured(write_cases):
     assert case.predicted == {"ttft_mean_s": pytest.approx(ttft_s), "tpot_mean_s": pytest.approx(tpot_s)}
     assert case.error["ttft_mean_s"] == pytest.approx(ttft_s / 0.05 - 1)
     assert case.error["tpot_mean_s"] == pytest.approx(tpot_s / 0.004 - 1)
-    assert case.interval == {"ttft_mean_s": None, "tpot_mean_s": None}
+    low_s, high_s = case.interval["tpot_mean_s"]
+    assert low_s < tpot_s < high_s
+    assert low_s * high_s == pytest.approx(tpot_s**2)
+    assert case.interval["ttft_mean_s"] is not None
     assert any("8 warm-up requests are not simulated" in note for note in case.notes)
     assert "gpu_memory_utilization_frac: the engine's default, 0.9" in case.notes
 
