@@ -14,8 +14,10 @@ What the columns stand for, and how we know:
 * `batch_size` is the batch of one rank of attention DP; `silicon_concurrency` in the source's text is the load.
 * In the dumps of April `tp_size` or `moe_ep_size` of rows with expert parallelism is a product (64 for TP8 with EP8):
   the same measurement stands in the dump of March with 8.
-* Rows of `aic-auto-gap-analysis` ran fixed lengths in waves, 20 (TensorRT-LLM, SGLang) or 10 (vLLM) times the
-  concurrency: their mean TTFT times so many requests is a whole number of nanoseconds.
+* Rows of `aic-auto-gap-analysis` ran what the generator of https://github.com/ai-dynamo/aiconfigurator writes: fixed
+  lengths, EOS ignored, 20 requests for each user (tests/baseline/precutover_ref/sglang_dense_agg/bench_run.sh) and
+  room for the batch, a prompt and 1,500 tokens in a step (src/aiconfigurator/generator/rule_plugin/benchmark).  Mean
+  TTFT times the requests is a whole number of nanoseconds: 20 fits TensorRT-LLM and SGLang, 10 the rows of vLLM.
 """
 
 from __future__ import annotations
@@ -107,8 +109,8 @@ VERSIONS = {
     "sglang": (("2026-01", "0.5.5"), ("2026-03", "0.5.8"), ("9999", "0.5.9")),
     "trtllm": (("2026-02", "1.1.0rc2"), ("9999", "1.2.0rc6")),
 }
-#: TensorRT-LLM images with which InferenceMAX ran DeepSeek only with speculation in that month: their TPOT is 0.5 to 0.8
-#: of that of the other images at every load.  A row within 5 % of the slowest is not taken as such.
+#: TensorRT-LLM images with which InferenceMAX ran DeepSeek only with speculation in that month: their TPOT is 0.5 to
+#: 0.8 of that of the other images at every load.  A row within 5 % of the slowest is not taken as such.
 SPECULATING = (("1.2.0rc6.post3", ""), ("1.1.0rc2.post2", "2026-01"))
 #: Otherwise two rows of one image, deployment and load that differ by more than this may be with and without.
 _FASTER_FRAC = 0.93
@@ -181,7 +183,7 @@ def _case(row: Row) -> Row:
         "device": DEVICES[row["system"]],
         "pp": row["pp_size"],
         "dp": "1",
-        "prefix_cache": "0",
+        "prefix_cache": "" if ours else "0",
         "isl_tokens": row["isl"],
         "osl_tokens": row["osl"],
         "load_kind": "closed",
@@ -196,12 +198,13 @@ def _case(row: Row) -> Row:
     case["n_devices"] = str(int(case["tp"]) * int(case["pp"]))
     case["weight_dtype"], dtype_note = _weights(row, model)
     case["length_low_frac"] = "1" if ours else "0.8"
-    times = (10 if row["backend"] == "vllm" or row["system"] == "h200_sxm" else 20) if ours else 10
+    times = 20 if ours and row["backend"] != "vllm" else 10
     case["n_requests"] = str(times * concurrency)
-    case["n_warmup"] = "0" if ours else str(2 * concurrency)
+    case["n_warmup"] = str(2 * concurrency)
     notes += [version_note, dtype_note, f"{times} requests for each user"]
     if ours:
-        notes.append("fixed lengths; settings of the server unknown")
+        case |= _generated(case)
+        notes.append("lengths and settings as AIConfigurator's generator writes them")
     else:
         case |= _script(case)
         notes.append("lengths and settings as in InferenceMAX's scripts")
@@ -308,6 +311,21 @@ def _script(case: Row) -> Row:
             flags |= {"max_num_batched_tokens": (of_rank + isl + 127) // 64 * 64, "max_model_len": longest}
         case "vllm", _:
             flags = {"max_num_seqs": users, "max_model_len": longest}
+        case _:
+            flags = {}
+    return {name: str(value) for name, value in flags.items()}
+
+
+def _generated(case: Row) -> Row:
+    """Return the server's flags that AIConfigurator's generator sets, for the ranks' share of the users as batch."""
+    ranks = int(case["tp"]) if case["attention_dp"] == "1" else 1
+    batch, isl, osl = max(int(case["concurrency"]) // ranks, 1), int(case["isl_tokens"]), int(case["osl_tokens"])
+    tokens = batch + isl + 1500
+    match case["engine"]:
+        case "vllm":
+            flags = {"max_num_seqs": batch, "max_num_batched_tokens": tokens, "max_model_len": isl + osl + 1500}
+        case "trtllm":
+            flags = {"max_num_seqs": batch, "max_num_batched_tokens": -(-tokens // 32) * 32}
         case _:
             flags = {}
     return {name: str(value) for name, value in flags.items()}
