@@ -4,12 +4,12 @@
 
 `silicon_sample.csv` is `aiconfigurator_core/systems/silicon_sample.csv` of the package aiconfigurator-core 0.12.0
 (Apache-2.0).  Its `agg` rows are closed loops on one server; the others, disaggregated, are left out.  What a row does
-not say is taken from the scripts of https://github.com/InferenceMAX/InferenceMAX (folder benchmarks) for the rows that
-are dumps of that project, and left empty for the others; the note of each case says what was assumed.
+not say is taken from scripts: those of https://github.com/SemiAnalysisAI/InferenceX (formerly InferenceMAX; folder
+benchmarks) for the rows that are dumps of that project.  The note of each case says what was assumed.
 
 What the columns stand for, and how we know:
 
-* TTFT and TPOT are means.  Where cases of InferenceMAX with mean and median are known (gpt-oss-120b and DeepSeek-R1 on
+* TTFT and TPOT are means.  Where cases of InferenceX with mean and median are known (gpt-oss-120b and DeepSeek-R1 on
   H200 at the same plan and load, older engines), TTFT is within 2 % of 27 of the means, and 2 to 4 times the medians.
 * `batch_size` is the batch of one rank of attention DP; `silicon_concurrency` in the source's text is the load.
 * In the dumps of April `tp_size` or `moe_ep_size` of rows with expert parallelism is a product (64 for TP8 with EP8):
@@ -103,13 +103,13 @@ MODELS = {
 #: Checkpoints that are fp8 in blocks whatever the row's label; they also have a layer to speculate with.
 BLOCK_FP8 = ("deepseek-r1", "deepseek-v3", "minimax-m2", "qwen3-235b-a22b", "qwen3.5-397b-a17b", "glm-5")
 SPECULATES = ("deepseek-r1", "deepseek-v3", "qwen3.5-397b-a17b", "glm-5")
-#: Versions by month for rows without a number: what InferenceMAX ran then, or the release before it.
+#: Versions by month for rows without a number: what InferenceX ran then, or the release before it.
 VERSIONS = {
     "vllm": (("2025-11", "0.11.0"), ("2026-01", "0.11.2"), ("9999", "0.19.0")),
     "sglang": (("2026-01", "0.5.5"), ("2026-03", "0.5.8"), ("9999", "0.5.9")),
     "trtllm": (("2026-02", "1.1.0rc2"), ("9999", "1.2.0rc6")),
 }
-#: TensorRT-LLM images with which InferenceMAX ran DeepSeek only with speculation in that month: their TPOT is 0.5 to
+#: TensorRT-LLM images with which InferenceX ran DeepSeek only with speculation in that month: their TPOT is 0.5 to
 #: 0.8 of that of the other images at every load.  A row within 5 % of the slowest is not taken as such.
 SPECULATING = (("1.2.0rc6.post3", ""), ("1.1.0rc2.post2", "2026-01"))
 #: Otherwise two rows of one image, deployment and load that differ by more than this may be with and without.
@@ -207,7 +207,7 @@ def _case(row: Row) -> Row:
         notes.append("lengths and settings as AIConfigurator's generator writes them")
     else:
         case |= _script(case)
-        notes.append("lengths and settings as in InferenceMAX's scripts")
+        notes.append("lengths and settings as in InferenceX's scripts")
     case["note"] = "; ".join(note for note in (*notes, f"measured {_month(text)}") if note)
     return case
 
@@ -288,7 +288,7 @@ def _month(text: str) -> str:
 
 
 def _script(case: Row) -> Row:
-    """Return the server's flags in InferenceMAX's scripts, as far as they were found; else nothing."""
+    """Return the server's flags in InferenceX's scripts, as far as they were found; else nothing."""
     users, isl, osl = (int(case[name]) for name in ("concurrency", "isl_tokens", "osl_tokens"))
     hopper, model = case["device"] in ("h100-sxm", "h200-sxm"), case["model"]
     longest = isl + osl + (20 if isl == osl == 1024 else 200)
@@ -306,9 +306,9 @@ def _script(case: Row) -> Row:
         case "trtllm", "llama-3.1-70b":
             flags = {"kv_dtype": "fp8", "max_num_batched_tokens": 16384, "max_model_len": longest}
         case "trtllm", "deepseek-r1":
-            of_rank = max(users // int(case["tp"]), 1) if case["attention_dp"] == "1" else users
-            flags = {"kv_dtype": "fp8", "max_num_seqs": of_rank, "gpu_memory_utilization_frac": 0.75}
-            flags |= {"max_num_batched_tokens": (of_rank + isl + 127) // 64 * 64, "max_model_len": longest}
+            flags = _trtllm_deepseek(case, hopper)
+        case "vllm", "minimax-m2":
+            flags = {"max_model_len": longest, "gpu_memory_utilization_frac": 0.95}
         case "vllm", _:
             flags = {"max_num_seqs": users, "max_model_len": longest}
         case _:
@@ -331,6 +331,21 @@ def _generated(case: Row) -> Row:
     return {name: str(value) for name, value in flags.items()}
 
 
+def _trtllm_deepseek(case: Row, hopper: bool) -> dict[str, object]:
+    users, isl, osl = (int(case[name]) for name in ("concurrency", "isl_tokens", "osl_tokens"))
+    if not hopper:
+        tokens = max((users + isl + 127) // 64 * 64, 8192)
+        return {
+            "kv_dtype": "fp8",
+            "max_num_batched_tokens": tokens,
+            "max_model_len": max(isl + osl + 200, 8192),
+        } | _share(0.8)
+    of_rank = max(users // int(case["tp"]), 1) if case["attention_dp"] == "1" else users
+    tokens = (of_rank + isl + 127) // 64 * 64
+    flags = {"kv_dtype": "fp8", "max_num_seqs": of_rank, "max_num_batched_tokens": tokens}
+    return flags | {"max_model_len": isl + osl + 200} | _share(0.75)
+
+
 def _sglang_deepseek(case: Row, hopper: bool) -> dict[str, object]:
     if case["weight_dtype"] == "nvfp4":
         return {"kv_dtype": "fp8", "max_num_batched_tokens": 16384, "max_num_seqs": 256} | _share(0.85)
@@ -339,6 +354,8 @@ def _sglang_deepseek(case: Row, hopper: bool) -> dict[str, object]:
         return {"kv_dtype": "bf16", "max_num_batched_tokens": 32768, "max_num_seqs": 512 if short else 256} | _share(
             0.82
         )
+    if case["tp"] == "4":
+        return {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 32} | _share(0.95)
     return {"kv_dtype": "fp8", "max_num_batched_tokens": 32768, "max_num_seqs": 128} | _share(0.82)
 
 
