@@ -76,6 +76,10 @@ class UnsupportedError(InputError):
     """Input that is well formed but that APEX-Sim cannot model yet; refusing is better than guessing."""
 
 
+class ImplausibleError(InputError):
+    """A measured value that no hardware can have reached; comparing with it would say nothing."""
+
+
 class InfeasiblePlanError(ApexError):
     """A plan that is illegal or does not fit; `reason` is the refusal that tables and reports show."""
 

@@ -13,12 +13,15 @@ from apex_sim.report.strict_json import json_text
 
 if TYPE_CHECKING:
     from apex_sim.truth.kernels import CostModelName, KernelValidation
+    from apex_sim.truth.validation import Validation
 
-_FILES = ("cases.csv", "result.json")
+_FILES = ("cases.csv", "errors.csv", "result.json", "index.html", "scatter.svg", "scatter.png")
 _KERNEL_FILES = ("errors.md", "worst.csv", "result.json", "kernels.svg", "kernels.png")
 _EPILOG = """\b
 Examples:
+  apex-sim validate serving
   apex-sim validate serving measured.csv --limit 20
+  apex-sim validate serving measured.csv --engine vllm --device h100-sxm --out errors
   apex-sim validate serving measured.csv --source mine --json
 """
 _KERNEL_EPILOG = """\b
@@ -35,31 +38,53 @@ def validate_group() -> None:
 
 
 @validate_group.command("serving", epilog=_EPILOG)
-@click.argument("cases", metavar="CASES.csv", type=click.Path(path_type=Path))
+@click.argument("cases", metavar="[CASES]", default="published")
 @click.option("--source", "sources", metavar="NAME", multiple=True, help="Only cases of this source; repeatable.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first so many cases.")
+@click.option("--engine", "engines", metavar="NAME", multiple=True, help="Only cases of this engine; repeatable.")
+@click.option("--model", "models", metavar="NAME", multiple=True, help="Only cases of this model; repeatable.")
+@click.option("--device", "devices", metavar="NAME", multiple=True, help="Only cases of this device; repeatable.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first so many of these cases.")
 @run_flags.JOBS
-@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write cases.csv and result.json there.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write tables, JSON, page and scatter plots there."
+)
 @run_flags.JSON
 def serving_command(
-    cases: Path, sources: tuple[str, ...], limit: int | None, jobs: int | None, out: Path | None, as_json: bool
+    cases: str,
+    sources: tuple[str, ...],
+    engines: tuple[str, ...],
+    models: tuple[str, ...],
+    devices: tuple[str, ...],
+    limit: int | None,
+    jobs: int | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Replay measured serving runs and state the errors.
 
-    CASES.csv has one measured run per row; empty cells are the engine's own defaults. Errors are signed and relative:
-    (predicted - measured) / measured. Cases that cannot be replayed are listed with the reason.
+    CASES is a CSV with one measured run per row; empty cells are the engine's own defaults. Without it, the published
+    runs that come with the project are replayed. Errors are signed and relative: (predicted - measured) / measured, by
+    source, engine, device, model family, plan and load. Plans that served one load are ranked, and the order compared
+    with the measured one. Cases that cannot be replayed are listed with the reason.
     """
     from apex_sim.report.document import validation_document
     from apex_sim.truth.validation import validate_serving
 
     folder = None if out is None else choose_folder(out, no_files=False, as_json=as_json, default=out, names=_FILES)
     with progress_bar("Replaying cases") as progress:
-        validation = validate_serving(cases, n_jobs=jobs, progress=progress, limit=limit, sources=sources or None)
+        validation = validate_serving(
+            cases,
+            n_jobs=jobs,
+            progress=progress,
+            limit=limit,
+            sources=sources or None,
+            engines=engines or None,
+            models=models or None,
+            devices=devices or None,
+        )
     document = validation_document(validation)
     if folder:
-        from apex_sim.report.csv_text import validation_csv
-
-        write_files(folder, dict(zip(_FILES, (validation_csv(validation), json_text(document)), strict=True)))
+        _write_serving(validation, folder, json_text(document))
     if as_json:
         print_json(document)
     else:
@@ -68,6 +93,17 @@ def serving_command(
         print_validation(validation, stdout_console())
     if folder:
         click.echo(f"Wrote {', '.join(_FILES)} to {folder}", err=True)
+
+
+def _write_serving(validation: Validation, folder: Path, document: str) -> None:
+    from apex_sim.report.csv_text import errors_csv, validation_csv
+    from apex_sim.report.error_scatter import draw_scatter, error_scatter
+    from apex_sim.report.validation_page import validation_page
+
+    svg, png = draw_scatter(error_scatter(validation))
+    texts = (validation_csv(validation), errors_csv(validation), document, validation_page(validation), svg)
+    write_files(folder, dict(zip(_FILES[:-1], texts, strict=True)))
+    (folder / _FILES[-1]).write_bytes(png)
 
 
 @validate_group.command("kernels", epilog=_KERNEL_EPILOG)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_sim.planner.answer import SearchResult
 from apex_sim.planner.simulation import Simulation
-from apex_sim.report.rows import SEARCH_COLUMNS, case_rows, search_rows
+from apex_sim.report.rows import ERROR_COLUMNS, SEARCH_COLUMNS, case_rows, error_rows, search_rows
 from apex_sim.report.time_series import series_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ def validation_csv(validation: Validation) -> str:
     rows = case_rows(validation)
     header = list(dict.fromkeys(key for row in rows for key in row))
     return _text(header, ([row.get(key) for key in header] for row in rows))
+
+
+def errors_csv(validation: Validation) -> str:
+    """Return one line for each metric and value of an axis, those of all cases together first."""
+    rows = error_rows(validation)
+    return _text(ERROR_COLUMNS, ([row[key] for key in ERROR_COLUMNS] for row in rows))
 
 
 def _text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

@@ -64,7 +64,7 @@ _CSS_OF_STATE: Final = {
 def search_page(result: SearchResult) -> str:
     """Return the report of a search: the answer, all plans, where time and memory go, and what it rests on."""
     first = result.plans[0] if result.plans else None
-    return _render(
+    return render_page(
         "search.html.j2",
         {
             **_frame(result.study, result.provenance, first),
@@ -86,7 +86,7 @@ def simulation_page(simulation: Simulation) -> str:
     """Return the report of one plan."""
     evaluation, study = simulation.evaluation, simulation.study
     shares = sorted(breakdown_shares(evaluation).items(), key=lambda item: -item[1])
-    return _render(
+    return render_page(
         "simulation.html.j2",
         {
             **_frame(study, simulation.provenance, evaluation),
@@ -105,7 +105,13 @@ def simulation_page(simulation: Simulation) -> str:
     )
 
 
-def _render(template: str, values: Values) -> str:
+def render_page(template: str, values: Values) -> str:
+    """Return a template of `reports` filled with `values`, every text escaped.
+
+    Parameters
+    ----------
+    values : what the template names; all that `page.html.j2` names must be there.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -32,6 +32,12 @@ SEARCH_COLUMNS: Final = (
 )
 INFEASIBLE_COLUMNS: Final = (*_PLAN_COLUMNS, "reason")
 
+#: Columns of errors by axis, those of `AxisStatistics`.
+ERROR_COLUMNS: Final = (
+    *("axis", "value", "metric", "n", "n_sources"),
+    *("median_abs_frac", "p90_abs_frac", "bias_frac", "noise_frac"),
+)
+
 
 def search_rows(result: SearchResult) -> list[Row]:
     """Return one row of `SEARCH_COLUMNS` for each ranked plan, best first."""
@@ -58,6 +64,16 @@ def labels_by_reason(result: SearchResult) -> dict[str, list[str]]:
 def case_rows(validation: Validation) -> list[Row]:
     """Return one row for each measured case; predictions, measurements and errors as `predicted_...` and so on."""
     return [_flat(asdict(case)) for case in validation.cases]
+
+
+def error_rows(validation: Validation) -> list[Row]:
+    """Return one row of `ERROR_COLUMNS` for each metric: of all cases together, then for each value of each axis."""
+    summary = validation.summary
+    rows = []
+    for pooled in summary.pooled:
+        n_sources = sum(row.metric == pooled.metric for row in summary.by_source)
+        rows.append({**asdict(pooled), "axis": "all", "value": pooled.source, "n_sources": n_sources})
+    return [_in_order(row, ERROR_COLUMNS) for row in (*rows, *(asdict(one) for one in summary.by_axis))]
 
 
 def _plan_row(plan: Plan) -> Row:

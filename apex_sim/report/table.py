@@ -21,6 +21,7 @@ from apex_sim.report.headline import FOOTNOTES, Headline, search_headline, simul
 from apex_sim.report.quantity import LABELS, metric_text, metric_title, percent, time_text
 from apex_sim.report.ranking_columns import RankingColumn, columns_of_ranking
 from apex_sim.report.rows import labels_by_reason
+from apex_sim.report.validation_table import axis_tables, printable, ranking_table
 
 if TYPE_CHECKING:
     from apex_sim.truth.error_summary import ErrorStatistics
@@ -78,7 +79,7 @@ def print_simulation(simulation: Simulation, console: Console) -> None:
 
 
 def print_validation(validation: Validation, console: Console) -> None:
-    """Print how far predictions were from measurements: by metric over all sources, then by source."""
+    """Print how far predictions were off: over all sources, by source, by axis; and how plans were ordered."""
     summary = validation.summary
     _print_text(f"{validation.source_file}: {summary.n_replayed} of {summary.n_cases} cases replayed", console, "bold")
     sources = list(dict.fromkeys(row.source for row in summary.by_source))
@@ -88,6 +89,18 @@ def print_validation(validation: Validation, console: Console) -> None:
     for title, rows in tables:
         console.print()
         console.print(_error_table(rows, title))
+    axes = axis_tables(summary)
+    if axes:
+        console.print()
+        _print_text("Median error and bias in %, sources with equal weight", console, "bold")
+    for table in axes:
+        console.print()
+        console.print(table)
+    if summary.ranking_quality:
+        console.print()
+        _print_text("Order of plans that served one load; what differs by less than the noise is tied", console, "bold")
+        console.print()
+        console.print(ranking_table(summary.ranking_quality))
     if summary.n_skipped_by_reason:
         console.print()
         _print_text(f"Not replayed: {summary.n_cases - summary.n_replayed} cases", console, "bold")
@@ -102,7 +115,7 @@ def print_validation(validation: Validation, console: Console) -> None:
 
 def _error_table(rows: Sequence[ErrorStatistics], title: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column(Text(_printable(title)), min_width=25, overflow="fold")
+    table.add_column(Text(printable(title)), min_width=25, overflow="fold")
     for column in ("cases", "median error", "p90 error", "bias", "noise"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -204,14 +217,9 @@ def _grid(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def _print_indented(text: str, console: Console) -> None:
-    lines = textwrap.wrap(_printable(text), max(20, console.width - 4))
+    lines = textwrap.wrap(printable(text), max(20, console.width - 4))
     console.print(Text("\n".join(f"    {line}" for line in lines)))
 
 
 def _print_text(text: str, console: Console, style: str = "") -> None:
-    console.print(Text(_printable(text), style=style, overflow="fold"))
-
-
-def _printable(text: str) -> str:
-    """Return `text` without the control characters by which a stranger's file could steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    console.print(Text(printable(text), style=style, overflow="fold"))

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from apex_sim.errors import InputError
 from apex_sim.truth.case import LOAD_KINDS, MEASURED, Case, Deployment, EngineSettings, OfferedLoad
+from apex_sim.truth.column_unit import require_known_units
 from apex_sim.workload.cell import MAX_NAME_CHARS, real, whole
 from apex_sim.workload.trace_file import columns_of, rows
 
@@ -115,8 +116,8 @@ def read_cases(path: Path) -> CaseFile:
     Raises
     ------
     InputError : not a CSV, no case, a required column or cell missing, no measured column at all, a value that cannot
-        be (a negative latency, a flag other than 0 and 1, a quantile below a smaller one), a case_id used twice; with
-        line and column.
+        be (a negative latency, a flag other than 0 and 1, a quantile below a smaller one, E2E below TTFT), a known
+        quantity without its unit or in another one, a case_id used twice; with line and column.
     """
     layout, columns = columns_of(path)
     if layout != "csv":
@@ -124,6 +125,7 @@ def read_cases(path: Path) -> CaseFile:
     for name in _REQUIRED:
         if name not in columns:
             raise InputError(f"column {name!r} is missing", where=str(path), remedy="add it: docs/design.md, section 8")
+    require_known_units(columns, _COLUMNS, str(path))
     if not set(MEASURED) & set(columns):
         raise InputError("no measured column", where=str(path), remedy=f"add one of {', '.join(MEASURED)}")
     cases: dict[str, Case] = {}
@@ -149,14 +151,7 @@ def _notes(columns: tuple[str, ...]) -> tuple[str, ...]:
 def _case(row: Mapping[str, object], where: str) -> Case:
     values = {name: _value(row, name, where) for name in _COLUMNS}
     measured = {name: values[name] for name in MEASURED if values[name] is not None}
-    for latency in ("ttft", "tpot"):
-        if measured.get(f"{latency}_median_s", 0.0) > measured.get(f"{latency}_p99_s", float("inf")):
-            raise InputError(
-                f"{latency}_median_s {measured[f'{latency}_median_s']} is above {latency}_p99_s "
-                f"{measured[f'{latency}_p99_s']}",
-                where=where,
-                remedy="correct the row",
-            )
+    _require_order(measured, where)
     return Case(
         case_id=values["case_id"],
         source=values["source"],
@@ -168,6 +163,25 @@ def _case(row: Mapping[str, object], where: str) -> Case:
         noise_frac=values["noise_frac"],
         note=values["note"] or "",
     )
+
+
+#: Of each pair the first is never above the second: a quantile, a part of the time, a part of the tokens.
+_ORDER: Final = (
+    ("ttft_median_s", "ttft_p99_s"),
+    ("tpot_median_s", "tpot_p99_s"),
+    ("ttft_mean_s", "e2e_mean_s"),
+    ("output_tokens_per_s", "total_tokens_per_s"),
+)
+
+
+def _require_order(measured: Mapping[str, float], where: str) -> None:
+    for smaller, larger in _ORDER:
+        if measured.get(smaller, 0.0) > measured.get(larger, float("inf")):
+            raise InputError(
+                f"{smaller} {measured[smaller]:g} is above {larger} {measured[larger]:g}",
+                where=where,
+                remedy="correct the row or remove it",
+            )
 
 
 Part = TypeVar("Part", Deployment, EngineSettings, OfferedLoad)

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from apex_sim.truth.case import MEASURED
+
+if TYPE_CHECKING:
+    from apex_sim.truth.axes import AxisStatistics
+    from apex_sim.truth.ranking_quality import GroupRanking, RankingQuality
 
 #: Stands for all sources together, where a row of statistics names its source.
 ALL_SOURCES: Final = "all sources"
@@ -23,8 +27,8 @@ ALL_SOURCES: Final = "all sources"
 class ErrorStatistics:
     """Errors of one metric in one source, as fractions; `n` counts cases.
 
-    `bias_frac` is the median signed error.  `noise_frac` is the median noise floor of the cases that state one; it is
-    about TTFT and therefore None for the other metrics.
+    `bias_frac` is the median signed error.  `noise_frac` is the median noise floor of the cases that have one for this
+    metric (noise.py), None without.
     """
 
     source: str
@@ -38,13 +42,20 @@ class ErrorStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """Statistics by source and pooled, and how many cases were not replayed for which reason."""
+    """Statistics by source, by axis and pooled, and how many cases were not replayed for which reason.
+
+    `rankings` says of each group of plans that served one load whether predictions put them into the measured order,
+    `ranking_quality` sums that up.
+    """
 
     by_source: tuple[ErrorStatistics, ...]
     pooled: tuple[ErrorStatistics, ...]
     n_cases: int
     n_replayed: int
     n_skipped_by_reason: Mapping[str, int]
+    by_axis: tuple[AxisStatistics, ...] = ()
+    rankings: tuple[GroupRanking, ...] = ()
+    ranking_quality: tuple[RankingQuality, ...] = ()
 
 
 def relative_error(predicted: float | None, measured: float) -> float | None:
@@ -64,7 +75,7 @@ def source_statistics(source: str, metric: str, errors: Sequence[float], noise: 
     Parameters
     ----------
     errors : signed relative errors, at least one.
-    noise : noise floors of these cases, those that state one.
+    noise : noise floors of these cases, those that have one.
     """
     absolute = np.abs(errors)
     return ErrorStatistics(
@@ -74,7 +85,7 @@ def source_statistics(source: str, metric: str, errors: Sequence[float], noise: 
         median_abs_frac=float(np.median(absolute)),
         p90_abs_frac=float(np.quantile(absolute, 0.9)),
         bias_frac=float(np.median(errors)),
-        noise_frac=float(np.median(noise)) if metric.startswith("ttft") and len(noise) else None,
+        noise_frac=float(np.median(noise)) if len(noise) else None,
     )
 
 
@@ -92,28 +103,45 @@ def pooled_statistics(metric: str, sources: Sequence[ErrorStatistics]) -> ErrorS
     )
 
 
-def summarise_errors(
+def summarise_metric(
+    metric: str,
     sources: Sequence[str],
     errors: Sequence[Mapping[str, float | None]],
-    noise: Sequence[float | None],
-    skipped: Sequence[str],
-) -> ErrorSummary:
-    """Return all statistics of a file's cases.
+    noise: Sequence[Mapping[str, float]],
+) -> tuple[ErrorStatistics, ...]:
+    """Return the statistics of one metric in each source that has it.
 
     Parameters
     ----------
-    sources, errors, noise, skipped : of each case: its source, its errors by metric, its noise floor, and why it was
-        skipped ("" if it was replayed).
+    sources, errors, noise : of each case: its source, and its errors and noise floors by metric.
     """
-    by_source, pooled = [], []
+    rows = []
+    for source in dict.fromkeys(sources):
+        mine = [i for i, name in enumerate(sources) if name == source and errors[i].get(metric) is not None]
+        if mine:
+            floors = [noise[i][metric] for i in mine if metric in noise[i]]
+            signed = [error for i in mine if (error := errors[i][metric]) is not None]
+            rows.append(source_statistics(source, metric, signed, floors))
+    return tuple(rows)
+
+
+def summarise_errors(
+    sources: Sequence[str],
+    errors: Sequence[Mapping[str, float | None]],
+    noise: Sequence[Mapping[str, float]],
+    skipped: Sequence[str],
+) -> ErrorSummary:
+    """Return all statistics of a file's cases; those by axis and of rankings are added by who has plans and loads.
+
+    Parameters
+    ----------
+    sources, errors, noise, skipped : of each case: its source, its errors by metric, its noise floors by metric, and
+        why it was skipped ("" if it was replayed).
+    """
+    by_source: list[ErrorStatistics] = []
+    pooled = []
     for metric in MEASURED:
-        rows = []
-        for source in dict.fromkeys(sources):
-            mine = [i for i, name in enumerate(sources) if name == source and errors[i].get(metric) is not None]
-            if mine:
-                floors = [floor for i in mine if (floor := noise[i]) is not None]
-                signed = [error for i in mine if (error := errors[i][metric]) is not None]
-                rows.append(source_statistics(source, metric, signed, floors))
+        rows = summarise_metric(metric, sources, errors, noise)
         by_source += rows
         if rows:
             pooled.append(pooled_statistics(metric, rows))

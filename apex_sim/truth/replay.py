@@ -27,9 +27,10 @@ from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor
 from apex_sim.preset.preset import Preset
 from apex_sim.preset.sglang import SGLANG
 from apex_sim.preset.trtllm import TRTLLM
-from apex_sim.preset.vllm import VLLM_0_6, VLLM_1
+from apex_sim.preset.vllm import VLLM_0_6
 from apex_sim.truth.case import Case, Deployment
 from apex_sim.truth.case_load import draw_case_load
+from apex_sim.truth.engine_version import preset_of_release
 from apex_sim.workload.workload import Workload
 
 #: First release in which asynchronous scheduling is on by itself: 0.14.0, vllm/config/vllm.py; 0.11.0 and 0.13.0 have
@@ -80,7 +81,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
     InputError : the request file is missing, outside the CSV's folder, or broken.
     """
     deployment = case.deployment
-    preset = _preset(deployment)
+    preset, nearest = preset_of_release(deployment.engine, deployment.engine_version)
     model, cluster = _model(deployment), _cluster(deployment)
     precision, notes = _precision(deployment, model)
     workload = draw_case_load(case, folder)
@@ -102,7 +103,8 @@ def make_replay(case: Case, folder: Path) -> Replay:
         assumed.append(f"n_gpu_blocks: {case.settings.n_gpu_blocks} measured, {n_blocks} simulated")
     if plan.n_instances > 1:
         assumed.append(f"requests go to the {plan.n_instances} instances in turn")
-    return Replay(model, cluster, plan, workload, (*notes, *assumed, *workload.notes))
+    said = (nearest,) if nearest else ()
+    return Replay(model, cluster, plan, workload, (*said, *notes, *assumed, *workload.notes))
 
 
 def _attention(deployment: Deployment) -> tuple[int, int]:
@@ -118,23 +120,6 @@ def _cut_context(model: Model, cluster: Cluster, shape: Shape) -> Shape:
     _, tokens = unchecked_memory(model, cluster.device, shape)
     settings = shape.scheduler
     return replace(shape, scheduler=replace(settings, max_model_len=min(settings.max_model_len, tokens)))
-
-
-def _preset(deployment: Deployment) -> Preset:
-    version = re.match(r"v?(\d+)\.(\d+)", deployment.engine_version)
-    release = (int(version[1]), int(version[2])) if version else (0, 0)
-    match deployment.engine.lower():
-        case "vllm" if release == (0, 6):
-            return VLLM_0_6
-        case "vllm" if release >= (0, 11):
-            return VLLM_1
-        case "sglang" if release == (0, 5):
-            return SGLANG
-        case "trtllm" if release >= (1, 0):
-            return TRTLLM
-        case "trtllm" if release > (0, 0):
-            raise UnsupportedError(f"engine trtllm {deployment.engine_version}: the C++ runtime is not built yet")
-    raise UnsupportedError(f"engine {deployment.engine} {deployment.engine_version} is not built yet")
 
 
 def _model(deployment: Deployment) -> Model:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from apex_sim.cost.calibrated import best_cost_model
-from apex_sim.errors import InfeasiblePlanError, InputError, UnknownNameError, UnsupportedError
+from apex_sim.errors import ImplausibleError, InfeasiblePlanError, UnsupportedError
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
+from apex_sim.truth.axes import axis_values, summarise_axes
 from apex_sim.truth.case import MEASURED, Case
+from apex_sim.truth.case_choice import cases_path, chosen_cases
 from apex_sim.truth.cases import read_cases
 from apex_sim.truth.error_summary import ErrorSummary, relative_error, summarise_errors
+from apex_sim.truth.noise import noise_floors
+from apex_sim.truth.plausibility import require_plausible
+from apex_sim.truth.ranking_quality import rank_groups, ranking_quality
 from apex_sim.truth.replay import Replay, make_replay
+from apex_sim.truth.served_plan import ServedCase, plan_groups
 
 #: Output tokens that one process simulates in about the time that worker processes take to start.
 _WORTH_WORKERS_TOKENS: Final = 2_000_000
@@ -32,7 +38,7 @@ class CaseResult:
 
     `predicted`, `error` (signed, relative) and `interval` have the keys of `measured`, the columns of the CSV; they are
     empty for a case that was skipped, and `skipped_reason` is empty for one that was replayed.  An `interval` is None
-    until errors are calibrated.
+    until errors are calibrated.  `axes` is the case's place on each axis of the summary, `note` the file's own.
     """
 
     case_id: str
@@ -49,6 +55,8 @@ class CaseResult:
     noise_frac: float | None
     skipped_reason: str
     notes: tuple[str, ...]
+    axes: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +84,30 @@ def validate_serving(
     progress: Progress | None = None,
     limit: int | None = None,
     sources: Collection[str] | None = None,
+    engines: Collection[str] | None = None,
+    models: Collection[str] | None = None,
+    devices: Collection[str] | None = None,
 ) -> Validation:
     """Replay the measured cases of a CSV and compare.
 
     Parameters
     ----------
-    path : measured cases in the columns of docs/design.md, section 8.
+    path : measured cases in the columns of docs/design.md, section 8, or the name of cases that ship with the project
+        ("published").
     n_jobs : worker processes; None decides by the work at hand.  The result does not depend on it.
     progress : told after each simulation; cases that repeat one another share one.
-    limit : take the first so many cases only.
-    sources : take the cases of these sources only.
+    limit : take the first so many of the cases that are left.
+    sources, engines, models, devices : take the cases with one of these only, named as in the file.
 
     Raises
     ------
     InputError : the file is broken, names a request file that is missing, broken or outside its folder, or `limit` is
         below 1.
-    UnknownNameError : no case has one of `sources`.
+    UnknownNameError : no case has one of `sources`, `engines`, `models` or `devices`; or no cases of that name.
     """
-    file = read_cases(Path(path))
-    cases, notes = _chosen(file.cases, limit, sources)
+    file = read_cases(cases_path(path))
+    wanted = {"source": sources, "engine": engines, "model": models, "device": devices}
+    cases, notes = chosen_cases(file.cases, limit, wanted)
     replays, reasons = _replays(cases, file.path.parent)
     predicted, cpu_s = _simulate(replays, n_jobs, progress)
     results = tuple(
@@ -104,12 +117,7 @@ def validate_serving(
     return Validation(
         source_file=str(path),
         cases=results,
-        summary=summarise_errors(
-            [case.source for case in cases],
-            [result.error for result in results],
-            [case.noise_frac for case in cases],
-            reasons,
-        ),
+        summary=_summary(cases, replays, results),
         n_simulations=len(predicted),
         cost_provenance=_distinct(best_cost_model(replay.cluster.device).provenance for replay in replays if replay),
         assumed=_distinct(text for replay in replays if replay for text in _assumed(replay)),
@@ -118,19 +126,36 @@ def validate_serving(
     )
 
 
-def _chosen(
-    cases: Sequence[Case], limit: int | None, sources: Collection[str] | None
-) -> tuple[list[Case], tuple[str, ...]]:
-    """Return the cases that the user asks for, and a note when that is not all."""
-    known = {case.source for case in cases}
-    for source in sources or ():
-        if source not in known:
-            raise UnknownNameError("source", source, known)
-    chosen = [case for case in cases if sources is None or case.source in sources]
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}", where="limit", remedy="give a whole number above 0")
-    chosen = chosen[:limit]
-    return chosen, (f"{len(chosen)} of {len(cases)} cases",) if len(chosen) < len(cases) else ()
+def _summary(cases: Sequence[Case], replays: Sequence[Replay | None], results: Sequence[CaseResult]) -> ErrorSummary:
+    """Return the errors by source and by axis, and whether plans came out in the measured order."""
+    sources, errors = [case.source for case in cases], [result.error for result in results]
+    repeats = [
+        (case.source, case.deployment.engine_version, replay.key) if replay else None
+        for case, replay in zip(cases, replays, strict=True)
+    ]
+    noise = noise_floors([case.noise_frac for case in cases], repeats, [case.measured for case in cases])
+    summary = summarise_errors(sources, errors, noise, [result.skipped_reason for result in results])
+    kept = [i for i, replay in enumerate(replays) if replay]
+    rankings = rank_groups(
+        plan_groups(
+            [
+                ServedCase(case, replay, result.predicted)
+                for case, replay, result in zip(cases, replays, results, strict=True)
+                if replay
+            ]
+        )
+    )
+    return replace(
+        summary,
+        by_axis=summarise_axes(
+            [results[i].axes for i in kept],
+            [sources[i] for i in kept],
+            [errors[i] for i in kept],
+            [noise[i] for i in kept],
+        ),
+        rankings=rankings,
+        ranking_quality=ranking_quality(rankings),
+    )
 
 
 def _replays(cases: Sequence[Case], folder: Path) -> tuple[list[Replay | None], list[str]]:
@@ -138,12 +163,18 @@ def _replays(cases: Sequence[Case], folder: Path) -> tuple[list[Replay | None], 
     replays: list[Replay | None] = []
     reasons = []
     for case in cases:
+        replay, reason = None, ""
         try:
-            replays.append(make_replay(case, folder))
-            reasons.append("")
-        except (UnsupportedError, InfeasiblePlanError) as error:
-            replays.append(None)
-            reasons.append(error.problem if isinstance(error, UnsupportedError) else f"does not run: {error.reason}")
+            replay = make_replay(case, folder)
+            require_plausible(case, replay)
+        except UnsupportedError as error:
+            reason = error.problem
+        except InfeasiblePlanError as error:
+            reason = f"does not run: {error.reason}"
+        except ImplausibleError as error:
+            replay, reason = None, f"cannot have been measured: {error}"
+        replays.append(replay)
+        reasons.append(reason)
     return replays, reasons
 
 
@@ -205,6 +236,8 @@ def _result(case: Case, replay: Replay | None, predicted: Predicted, reason: str
         noise_frac=case.noise_frac,
         skipped_reason=reason,
         notes=replay.notes if replay else (),
+        axes=axis_values(case, replay) if replay else {},
+        note=case.note,
     )
 
 
