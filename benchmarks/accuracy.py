@@ -4,8 +4,8 @@
 
 DATA_FOLDER holds the measurements (`serving/`), which are not part of the project; `--silicon` is the output of
 `silicon_cases.py`.  The folder of `--results` may hold, as NAME.json or as printed (NAME.md or NAME.txt), what takes
-longer: `fit_presets`, `interval_coverage` and `calibrate_one_point`, of the scripts beside this one.  What is missing is
-said on the page.  Texts are in docs/accuracy_notes.md, under the headings that `note` is asked for.
+longer: `fit_presets`, `interval_coverage` and `calibrate_one_point`, of the scripts beside this one.  What is missing
+is said on the page.  Texts are in docs/accuracy_notes.md, under the headings that `note` is asked for.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def page_text(
         effects.effects_table(apex_effects),
         note("Order on the apex servers"),
         effects.orders_table(apex_effects),
-        "<details><summary>All 46 servers, ms</summary>",
+        "<details><summary>All 46 servers</summary>",
         effects.servers_table(apex_effects),
         "</details>",
         "## Where a decode step goes",
@@ -179,12 +179,10 @@ def from_results(folder: Path | None, name: str, show: Callable[[Any], str] | No
 
 def coverage_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return coverage and width of 80 % intervals, from the result of `interval_coverage.py`."""
-    fractions = ("covered_frac", "half_width_frac", "error_frac")
-    lines = [
-        (row["name"], row["source"], row["n"], *(tables.percent(row[key]) for key in fractions))
-        + (f"{row['width_ratio']:.1f}",)
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        shares = [tables.percent(row[key]) for key in ("covered_frac", "half_width_frac", "error_frac")]
+        lines.append((row["name"], row["source"], row["n"], *shares, f"{row['width_ratio']:.1f}"))
     header = ("metrics", "source left out", "n", "covered", "median half-width", "median error", "width / error")
     return tables.table(header, lines)
 

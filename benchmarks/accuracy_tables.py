@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from apex_sim.cost.coefficient_file import FOLDER, calibrated_devices
+from apex_sim.report.quantity import time_text
 from apex_sim.truth.axes import AXES, QUANTITIES, quantity_column, with_quantities
-from apex_sim.truth.error_summary import ErrorStatistics, pooled_statistics, source_statistics
+from apex_sim.truth.error_summary import ALL_SOURCES, ErrorStatistics, pooled_statistics, source_statistics
 from apex_sim.truth.ranking_quality import ANY_DEVICES, RankingQuality
 from apex_sim.truth.validation import CaseResult, Validation
 
@@ -80,18 +81,17 @@ def _has(case: CaseResult, source: str, quantity: str) -> bool:
 
 def sources_table(cases: Sequence[CaseResult]) -> str:
     """Return median, p90 and bias of each quantity by source, and pooled."""
-    rows = [
-        (TITLES[quantity], f"`{row.source}`", row.n, percent(row.median_abs_frac), percent(row.p90_abs_frac))
-        + (percent(row.bias_frac, sign=True),)
-        for quantity in QUANTITIES
-        for row in statistics(cases, quantity)
-    ]
-    rows = [tuple("**all sources**" if cell == "`all sources`" else cell for cell in row) for row in rows]
+    rows = []
+    for quantity in QUANTITIES:
+        for row in statistics(cases, quantity):
+            source = f"`{row.source}`" if row.source != ALL_SOURCES else f"**{ALL_SOURCES}**"
+            errors = (percent(row.median_abs_frac), percent(row.p90_abs_frac), percent(row.bias_frac, sign=True))
+            rows.append((TITLES[quantity], source, row.n, *errors))
     return table(("metric", "source", "n", "median", "p90", "bias"), rows)
 
 
 def axis_tables(cases: Sequence[CaseResult], axes: Sequence[str] = AXES[1:]) -> str:
-    """Return one table for each axis with several values: median and bias of each quantity, sources weighing equally."""
+    """Return one table for each axis with several values: median and bias, sources weighing equally."""
     tables = []
     for axis in axes:
         values = list(dict.fromkeys(case.axes[axis] for case in cases))
@@ -129,8 +129,8 @@ def worst_table(cases: Sequence[CaseResult], quantity: str, n: int = 6) -> str:
     rows = []
     for case in list(found.values())[:n]:
         column = quantity_column(quantity, case.error)
-        scale, unit = (1.0, "") if quantity == "throughput" else (1e3, " ms")
-        values = [f"{scale * float(of[column] or 0.0):.4g}{unit}" for of in (case.measured, case.predicted)]
+        shown = "{:,.0f}".format if quantity == "throughput" else time_text
+        values = [shown(float(of[column] or 0.0)) for of in (case.measured, case.predicted)]
         place = f"{case.axes['engine']}, {case.axes['plan']}, {case.axes['load']}"
         rows.append((f"`{case.case_id}`", place, *values, percent(case.error[column], sign=True)))
     return table(("case", "server", f"{TITLES[quantity]} measured", "predicted", "error"), rows)
@@ -168,9 +168,8 @@ def ranking_table(qualities: Sequence[RankingQuality]) -> str:
 def power_table(cases: Sequence[CaseResult]) -> str:
     """Return measured and predicted watts and joules of the cases that have them."""
     rows = []
-    for case in cases:
-        if "power_mean_w" not in case.measured:
-            continue
+    having = [case for case in cases if "power_mean_w" in case.measured]
+    for case in sorted(having, key=lambda case: case.measured["power_mean_w"]):
         cells: list[object] = [f"`{case.case_id}`", case.axes["load"]]
         for column in ("power_mean_w", "energy_per_output_token_j"):
             digits = ".0f" if column == "power_mean_w" else ".2f"

@@ -30,6 +30,7 @@ from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
 from apex_sim.plan.plan import Plan
 from apex_sim.preset.preset import Preset
+from apex_sim.report.quantity import time_text
 from apex_sim.truth.case import Case
 from apex_sim.truth.cases import read_cases
 from apex_sim.truth.replay import Replay, make_replay
@@ -316,13 +317,13 @@ def effects_table(result: dict[str, Any]) -> str:
 
 
 def servers_table(result: dict[str, Any]) -> str:
-    """Return every server, measured and predicted, as Markdown, in milliseconds."""
+    """Return every server, measured and predicted, as Markdown."""
     lines = [
         "| workload | TP | " + " | ".join(f"{TITLES[m]} measured | predicted" for m in METRICS) + " |",
         "|---" * 8 + "|",
     ]
     for row in sorted(result["servers"], key=lambda row: (row["workload"], -row["tp"])):
-        cells = [f"{1e3 * row['measured'][m]:.4g} | {1e3 * row['predicted'][m]:.4g}" for m in METRICS]
+        cells = [time_text(row[kind][m]) for m in METRICS for kind in ("measured", "predicted")]
         lines.append(f"| {row['workload']} | {row['tp']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
