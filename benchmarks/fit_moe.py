@@ -7,6 +7,7 @@ be repeated) and `--precision NAME`, to see one fit; then nothing is written.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,29 @@ OPERANDS = {
 UNGATED = [(2688, 1856, 6, 128), (2048, 5120, 22, 512), (1024, 2688, 22, 512)]
 #: What a reader of a table should know.
 HOPPER_NOTES = {
-    "fp8": "2 to 2.5 times slower than bf16 on the same shapes: probably an untuned tactic of the kernel",
+    "fp8": "TensorRT-LLM's kernel; at EP 1 the Triton kernel of vLLM 0.19 takes 0.9 to 1.0 times as long on an H200",
+    "fp8-triton": "what vLLM runs on Hopper; priced without expert parallelism only",
     "fp8-block": "what vLLM runs on Hopper with expert parallelism",
     "fp8-block-triton": "what vLLM runs on Hopper without expert parallelism",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel of another table than vLLM's newest: library and version, kernel, and our name of its fit."""
+
+    back_end: str
+    kernel: str
+    table: str
+
+
+#: On Hopper vLLM 0.24's table of plain fp8 holds a FlashInfer kernel without its tuned tactics: 3 to 6 times slower
+#: than what vLLM 0.19 and TensorRT-LLM run in the same layers, and slower than bf16.
+HOPPER_CHOICES = {
+    "fp8": (
+        Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "fp8"),
+        Choice("vllm/0.19.0", "vllm_fused_moe", "fp8-triton"),
+    ),
 }
 #: Table whose one training family cannot tell pairs from bytes of rows or numbers of experts: these coefficients are
 #: those of the same kernel on a device where many families were measured.
@@ -59,6 +80,12 @@ BORROWING = "bf16-cutlass"
 LENDER = ("rtx-pro-6000", "bf16")
 BORROWED = ("pair_s", "local_expert_s", "hit_expert_s", "all_rows_ratio", "own_rows_ratio")
 TILES = [(rows, columns) for rows in (16, 32, 64, 128) for columns in (64, 128)]
+#: Marlin, which multiplies by weights of 4 bits as they are: one table of many models, without expert parallelism,
+#: and the heights of its tiles.  vLLM 0.24's own rows of it are one model's; vLLM 0.19's are twice as slow.
+MARLIN = Choice("sglang/0.5.10", "sglang_marlin_moe", "w4a16-marlin")
+MARLIN_TILES = [(rows, columns) for rows in (8, 16, 32, 64) for columns in (64, 128)]
+#: The same kernel with other scales; its rows judge what the form of the other model's says of it.
+MARLIN_MXFP4 = "vllm_compressedtensorsw4a4mxfp4moe_marlin_marlinexperts_situ_as_silu"
 #: A kernel with fewer training rows is not fitted; the slowdown of odd widths needs this many rows of them.
 MIN_ROWS = 700
 MIN_MISALIGNED = 40
@@ -222,7 +249,8 @@ def fit_coefficients(
     fixed: dict[str, Any] = {
         "peak": operands.peak if operands.peak in device.peak_flops else "bf16",
         "activation_bytes": operands.activation_bytes, "weight_bytes": operands.weight_bytes,
-        "padded_to": 128.0 if padded else 1.0, "tiles": tuple(TILES),
+        "padded_to": 128.0 if padded else 1.0,
+        "tiles": tuple(MARLIN_TILES if rows.frame.kernel_source.iloc[0] == MARLIN.kernel else TILES),
     }  # fmt: skip
     search = dict(SEARCH)
     if padded or ((rows.shape.width % 16 != 0) & train).sum() < MIN_MISALIGNED:
@@ -243,22 +271,59 @@ def fit_device(data: Path, device_name: str, precisions: list[str]) -> dict[str,
     """Return the tables of a device's kernels by name, printing each."""
     device = load_device(device_name)
     tables: dict[str, dict[str, Any]] = {}
-    found = kernel_tables.load(data, kernel_tables.DEVICES[device_name], "moe/moe", "vllm")
-    if found is None:
-        return tables
-    frame, path = found
     for precision in precisions:
-        name = OPERANDS[precision].table_name
-        chosen = frame[frame.moe_dtype == name]
-        for kernel, table in kernel_names(chosen.kernel_source, precision).items() if len(chosen) else ():
-            rows = rows_of(chosen[chosen.kernel_source == kernel].reset_index(drop=True))
+        for table, source, frame in chosen_rows(data, device, precision):
+            rows = rows_of(frame.reset_index(drop=True))
             reserved = kernel_tables.held_out(rows.frame, "moe")
             if (~reserved).sum() < MIN_ROWS:
                 continue
-            source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype {name}, {kernel}"
             tables[table] = fit_kernel(rows, device, table, OPERANDS[precision], source)
             print(fitting.report(device_name, "moe", table, tables[table]), flush=True)
+    return tables | (fit_marlin(data, device) if device.architecture == "hopper" and "w4a16" in precisions else {})
+
+
+def fit_marlin(data: Path, device: Device) -> dict[str, dict[str, Any]]:
+    """Return the tables of Marlin's kernel for int4 and, with other scales, for mxfp4; empty where it has no rows.
+
+    Without expert parallelism, whose ranks run other tiles.
+    """
+    found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", MARLIN.back_end)
+    if found is None:
+        return {}
+    frame, path = found
+    rows = rows_of(frame[(frame.kernel_source == MARLIN.kernel) & (frame.moe_ep_size == 1)].reset_index(drop=True))
+    source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype int4_wo, {MARLIN.kernel}, EP 1"
+    tables = {MARLIN.table: fit_kernel(rows, device, MARLIN.table, OPERANDS["w4a16"], source)}
+    found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", "vllm")
+    frame, path = found if found else (frame[:0], "")
+    frame = frame[(frame.kernel_source == MARLIN_MXFP4) & (frame.moe_ep_size == 1)] if found else frame
+    if len(frame):
+        judged, fit = rows_of(frame.reset_index(drop=True)), tables[MARLIN.table]
+        values = fit["coefficients"] | {"weight_bytes": OPERANDS["mxfp4"].weight_bytes}
+        values["tiles"] = tuple(tuple(tile) for tile in values["tiles"])
+        predicted = judged.predict(MoeCoefficients(**values), device, np.arange(len(frame)))
+        errors = fitting.errors(predicted, judged.seconds, judged.work, 1)
+        note = f"coefficients of {MARLIN.table} with the scales of mxfp4; errors are over {path}, {MARLIN_MXFP4}, EP 1"
+        tables["mxfp4-marlin"] = fit | {"note": note, "held_out": errors, "coefficients": values}
+    for name, table in tables.items():
+        print(fitting.report(device.name, "moe", name, table), flush=True)
     return tables
+
+
+def chosen_rows(data: Path, device: Device, precision: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield (name of the fit, source, rows) of each kernel to fit: vLLM's newest ones where none is chosen."""
+    number_format = OPERANDS[precision].table_name
+    choices = HOPPER_CHOICES.get(precision, ()) if device.architecture == "hopper" else ()
+    for back_end in dict.fromkeys(choice.back_end for choice in choices) or ("vllm",):
+        found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", back_end)
+        if found is None:
+            continue
+        frame, path = found
+        frame = frame[frame.moe_dtype == number_format]
+        names = {choice.kernel: choice.table for choice in choices if choice.back_end == back_end}
+        for kernel, table in (names or kernel_names(frame.kernel_source, precision)).items() if len(frame) else ():
+            source = f"{kernel_tables.PACKAGE}, {path}, moe_dtype {number_format}, {kernel}"
+            yield table, source, frame[frame.kernel_source == kernel]
 
 
 def main() -> None:

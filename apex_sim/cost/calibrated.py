@@ -104,8 +104,8 @@ class Calibrated:
     def moe(self, n_tokens: float | Floats, experts: ExpertSizes, weight_dtype: str, activation_dtype: str) -> Parts:
         """Price one layer's experts on the fullest rank."""
         fit = self._fit("moe", weight_dtype, MoeCoefficients)
-        if weight_dtype == "fp8-block" and experts.ep == 1:  # Hopper runs other kernels without expert parallelism
-            fit = self._fit("moe", "fp8-block-triton", MoeCoefficients) or fit
+        if experts.ep == 1:  # the engine's choice, else what vLLM runs for fp8 on Hopper without expert parallelism
+            fit = self._fit("moe", f"{weight_dtype}-{experts.kernel or 'triton'}", MoeCoefficients) or fit
         if fit is None:
             return self.fallback.moe(n_tokens, experts, weight_dtype, activation_dtype)
         load = expert_load(n_tokens, experts.n_experts, experts.n_active_experts, experts.ep, self.routing)

@@ -151,7 +151,7 @@ def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Ite
     yield "router", cost.elementwise(n_tokens, moe.n_experts, 2 * _FP32)
     if attention.attention_dp == 1:
         yield "moe", expert_cost(context, moe, n_tokens)
-    if moe.shared_intermediate_size:
+    if moe.shared_intermediate_size and not _fused(context, moe):
         yield from _ffn_operators(context, moe.shared_intermediate_size, True, n_tokens, "ffn")
     if attention.attention_dp == 1 or ffn.ep == 1:
         yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
@@ -167,10 +167,24 @@ def expert_cost(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Parts:
     """Price the routed experts of one layer for `n_tokens` of all ranks together."""
     ffn, precision = context.stage.ffn, context.shape.precision
     weight = precision.weight_dtype_of(context.model, "experts")
-    width = moe.intermediate_size / ffn.tp
-    n_matrices = 3 if moe.gated else 2
-    experts = ExpertSizes(moe.n_experts, moe.n_active_experts, context.model.hidden_size, width, n_matrices, ffn.ep)
+    hidden, width = context.model.hidden_size, moe.intermediate_size / ffn.tp
+    n_matrices, name = 3 if moe.gated else 2, ""
+    kernel = context.shape.preset.expert_kernel(weight, context.cluster.device.architecture)
+    if kernel:
+        name, (hidden, width) = kernel.name, kernel.padded(hidden, width)
+    fused = _fused(context, moe)
+    experts = ExpertSizes(moe.n_experts + fused, moe.n_active_experts + fused, hidden, width, n_matrices, ffn.ep, name)
     return context.cost.moe(n_tokens, experts, weight, _activation(precision, weight))
+
+
+def _fused(context: StageContext, moe: MoeCell) -> bool:
+    """Whether the engine runs the shared expert as one more routed expert, which every token picks.
+
+    As SGLang does where it is as wide as the others and no expert parallelism divides them (0.5.6
+    sglang/srt/models/deepseek_v2.py, determine_num_fused_shared_experts).
+    """
+    alike = moe.shared_intermediate_size == moe.intermediate_size and not moe.shared_gate
+    return context.shape.preset.fuses_shared_expert and alike and context.stage.ffn.ep == 1
 
 
 def joint_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:

@@ -58,7 +58,10 @@ class DecodeWork:
 
 @dataclass(frozen=True, slots=True)
 class ExpertSizes:
-    """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2."""
+    """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2.
+
+    `kernel` names the one that the engine chose of several, empty where the number format alone says it.
+    """
 
     n_experts: int
     n_active_experts: int
@@ -66,3 +69,4 @@ class ExpertSizes:
     width: float
     n_matrices: int
     ep: int = 1
+    kernel: str = ""

@@ -106,6 +106,7 @@ def _scalars(context: StageContext, tokens: OperatorTable, joint: OperatorTable 
     prompt = preset.factors.prompt / preset.factors.decode  # the tables hold the decodes' kernel times
     slow = prompt * preset.slowdown.base, prompt * growth, preset.slowdown.half_tokens
     scalars[at.SLOW_BASE : at.SLOW_HALF_TOKENS + 1] = slow
+    scalars[at.BETWEEN_STEPS_S] = preset.host.between_steps_s
     scalars[at.MODEL_SHARE_FRAC] = context.stage.n_layers / context.model.n_layers / context.stage.n_devices
     scalars[at.TOKEN_LAUNCHES], scalars[at.TOKEN_GAPS] = tokens.n_launches, tokens.gap_launches
     scalars[at.SWAP_BLOCK_S] = swap_block_s(context)

@@ -113,13 +113,14 @@ def time_on_device(
 ) -> tuple[float, float, float]:
     """Return how long a step takes, and what of that are launches and the slowdown of prompts."""
     slowdown_s = 0.0
-    if sums[at.N_PREFILL_TOKENS] > 0.0 and not in_graph:
+    if sums[at.N_PREFILL_TOKENS] > 0.0:
         tokens = sums[at.N_TOKENS]
         growth = numbers[at.SLOW_GROWTH] * tokens / (tokens + numbers[at.SLOW_HALF_TOKENS])
         slowdown_s = (numbers[at.SLOW_BASE] + growth - 1.0) * kernel_s
     launch_s = n_gaps * numbers[at.LAUNCH_S]
     if not in_graph:
         launch_s = max(launch_s, n_launches * numbers[at.EAGER_LAUNCH_S] - (kernel_s + slowdown_s))
+    launch_s += numbers[at.BETWEEN_STEPS_S]
     device_s = kernel_s + slowdown_s + launch_s
     return device_s, launch_s, slowdown_s
 

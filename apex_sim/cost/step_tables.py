@@ -27,7 +27,7 @@ class StageTables(NamedTuple):
 #: Gap at each kernel inside or outside a graph, and time to issue a kernel outside one.
 LAUNCH_S: Final = 0
 EAGER_LAUNCH_S: Final = 1
-#: What steps with prompts take beyond their kernels outside graphs: base, growth, tokens at half of it.
+#: What steps with prompts take beyond their kernels: base, growth, tokens at half of it.
 SLOW_BASE: Final = 2
 SLOW_GROWTH: Final = 3
 SLOW_HALF_TOKENS: Final = 4
@@ -50,7 +50,9 @@ SWAP_BLOCK_S: Final = 18
 #: The same of what attention ranks do together.
 JOINT_LAUNCHES: Final = 16
 JOINT_GAPS: Final = 17
-N_SCALARS: Final = 19
+#: What the device waits between two steps whatever the host does.
+BETWEEN_STEPS_S: Final = 19
+N_SCALARS: Final = 20
 
 # --- positions in `layout`; "at" is a position in `numbers` -----------------------------------------------------------
 

@@ -136,10 +136,11 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
     is_last = index == len(shape.stages) - 1
     draft_weight_bytes, draft_kv_bytes = draft_bytes(model, shape)
     sampled_rows = min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
+    kernel = shape.preset.expert_kernel(shape.precision.weight_dtype_of(model, "experts"), device.architecture)
     memory = StageMemory(
         total_bytes=device.memory_bytes,
         budget_bytes=device.memory_bytes * scheduler.gpu_memory_utilization_frac,
-        weight_bytes=stage_weight_bytes(model, shape.stages, index, shape.precision) + draft_weight_bytes,
+        weight_bytes=stage_weight_bytes(model, shape.stages, index, shape.precision, kernel) + draft_weight_bytes,
         activation_bytes=per_token * scheduler.max_num_batched_tokens,
         sampler_bytes=sampled_rows * model.vocab_size * buffers.logit_bytes if is_last else 0.0,
         reserved_peak=buffers.reserved_peak,

@@ -15,6 +15,7 @@ from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.shape import CellParallelism, Stage
+from apex_sim.preset.expert_kernel import ExpertKernel
 from apex_sim.units import BYTES_PER_NUMBER
 
 
@@ -40,8 +41,13 @@ class LayerWeights:
         )
 
 
-def layer_weights(layer: Layer, hidden_size: int, attention: CellParallelism, ffn: CellParallelism) -> LayerWeights:
-    """Return the numbers of `layer` that one device holds; dense layers and shared experts divide as attention does."""
+def layer_weights(
+    layer: Layer, hidden_size: int, attention: CellParallelism, ffn: CellParallelism, kernel: ExpertKernel | None = None
+) -> LayerWeights:
+    """Return the numbers of `layer` that one device holds; dense layers and shared experts divide as attention does.
+
+    `kernel` is what the routed experts are padded for.
+    """
     attention_numbers, plain = _attention_weights(layer, hidden_size, attention.tp)
     plain += layer.n_norm_params(hidden_size)
     match layer.ffn:
@@ -56,7 +62,11 @@ def layer_weights(layer: Layer, hidden_size: int, attention: CellParallelism, ff
             plain += hidden_size * (moe.n_experts + moe.shared_gate) + moe.n_experts * moe.router_bias
             plain += n_local * (n_up * width + hidden_size) * moe.bias
             shared = (n_up + 1) * hidden_size * (moe.shared_intermediate_size // attention.tp)
-            return LayerWeights(attention_numbers, shared, n_local * (n_up + 1) * hidden_size * width, plain)
+            expert = hidden_size * width
+            if kernel:
+                padded_hidden, padded_width = kernel.padded(hidden_size, width)
+                expert = padded_hidden * int(padded_width)
+            return LayerWeights(attention_numbers, shared, n_local * (n_up + 1) * expert, plain)
 
 
 def _attention_weights(layer: Layer, hidden_size: int, tp: int) -> tuple[int, int]:
@@ -101,15 +111,18 @@ def local_state_bytes(layer: Layer, tp: int) -> float:
     return layer.attention.state_numbers_per_sequence / tp * BYTES_PER_NUMBER["bf16"]
 
 
-def stage_weight_bytes(model: Model, stages: tuple[Stage, ...], index: int, precision: Precision) -> float:
+def stage_weight_bytes(
+    model: Model, stages: tuple[Stage, ...], index: int, precision: Precision, kernel: ExpertKernel | None = None
+) -> float:
     """Return the weight bytes on one device of stage `index`, embedding and LM head included where it holds them.
 
+    `kernel` is what the routed experts are padded for.
     A tied embedding is stored once if one stage is both first and last, and on both otherwise.
     """
     stage = stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
     total = sum(
-        layer_weights(layer, model.hidden_size, stage.attention, stage.ffn).n_bytes(model, precision)
+        layer_weights(layer, model.hidden_size, stage.attention, stage.ffn, kernel).n_bytes(model, precision)
         for layer in layers
     )
     is_first, is_last = index == 0, index == len(stages) - 1

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from apex_sim.preset.expert_kernel import ExpertKernel
+
 BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-evict", "max-utilization"]
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
@@ -23,8 +25,9 @@ class HostOverhead:
 
     `step_s` and `sequence_s` are the time to schedule, prepare, launch, sample and detokenise one step, fixed and for
     each sequence in it; `rank_s` comes on top for each tensor-parallel rank beyond the first, which must be told what
-    to run (None: not told apart, the other two hold it).  `frontend_s` and `prompt_token_s` lie between a request's
-    arrival and the scheduler's queue (HTTP, tokenising, inter-process copies).
+    to run (None: not told apart, the other two hold it).  `between_steps_s` is what the device waits between two steps
+    even if all of that is hidden behind it: input copies, sampling, the hand-over itself.  `frontend_s` and
+    `prompt_token_s` lie between a request's arrival and the scheduler's queue (HTTP, tokenising, inter-process copies).
     """
 
     step_s: float
@@ -34,6 +37,7 @@ class HostOverhead:
     source: str
     kind: Literal["measured", "fitted", "assumed"]
     rank_s: float | None = None
+    between_steps_s: float = 0.0
 
     def on_step_s(self, n_sequences: int, tp: int) -> float:
         """Return the host time of a step with `n_sequences` under tensor parallelism `tp`."""
@@ -168,7 +172,7 @@ class Ranks:
 class PromptSlowdown:
     """How much slower do steps with prompts run than the sum of their kernels, measured alone?
 
-    The factor is base + growth T / (T + half_tokens) for a step of T tokens outside a CUDA graph.  Sustained clocks,
+    The factor is base + growth T / (T + half_tokens) for a step of T tokens.  Sustained clocks,
     activations that no longer fit the L2 cache, eager tails between kernels and unfused element-wise work may make the
     difference; the form is empirical.  `growth_of` holds weight formats with a growth of their own: kernels that
     dequantise lose more.
@@ -226,7 +230,9 @@ class Preset:
     otherwise one queue feeds up to PP batches.  `frees_windows` gives back KV blocks
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
-    without figures).  `engine_settings` are defaults that only this engine has, under its own names.
+    without figures).  `engine_settings` are defaults that only this engine has, under its own names.  `expert_kernels`
+    says by weight format which of several kernels routed experts run in, `fuses_shared_expert` that a shared expert
+    runs with them.
     """
 
     name: str
@@ -252,6 +258,13 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
+    expert_kernels: Mapping[str, ExpertKernel] = field(default_factory=dict, hash=False)
+    fuses_shared_expert: bool = False
+
+    def expert_kernel(self, weight_dtype: str, architecture: str) -> ExpertKernel | None:
+        """Return the kernel that experts of a weight format run in; None where the format alone says it."""
+        kernel = self.expert_kernels.get(weight_dtype)
+        return kernel if kernel and architecture in kernel.architectures else None
 
     @property
     def policies(self) -> tuple[str, ...]:

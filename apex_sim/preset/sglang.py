@@ -67,6 +67,7 @@ SGLANG: Final = Preset(
         reservation_frac=0.3,
     ),
     own_all_reduce="custom",
+    fuses_shared_expert=True,
     graphs=Graphs(
         sizes=_GRAPH_SIZES,
         decode_only=True,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from apex_sim.preset.expert_kernel import ExpertKernel
 from apex_sim.preset.preset import Buffers, Defaults, Graphs, HostOverhead, Preset, PromptSlowdown, Ranks
 from apex_sim.units import GIB, MIB
 
@@ -130,6 +131,22 @@ VLLM_1: Final = Preset(
         source=f"times before the queue: {_V1_FIT}; the rest orders of magnitude, hidden by asynchronous scheduling",
         kind="assumed",
     ),
+    expert_kernels={
+        "mxfp4": ExpertKernel(
+            "marlin",
+            ("ampere", "ada", "hopper"),
+            "0.13.0 vllm/model_executor/layers/quantization/mxfp4.py with VLLM_MXFP4_USE_MARLIN=1, as the servers that "
+            "were measured on Hopper: https://github.com/SemiAnalysisAI/InferenceX, benchmarks/gptoss_fp4_h200.sh; "
+            "without it vLLM runs Triton kernels there",
+            hidden_multiple=256,
+            width_multiple=128,
+        ),
+        "w4a16": ExpertKernel(
+            "marlin",
+            ("ampere", "ada", "hopper"),
+            "0.13.0 vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe.py",
+        ),
+    },
     slowdown=PromptSlowdown(
         base=1.05,
         growth=0.5,

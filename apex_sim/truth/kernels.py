@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from apex_sim.cost.forms.shares import Floats
 from apex_sim.cost.measured.csv_tables import read_csv_tables
 from apex_sim.cost.measured.datasheet import datasheet_time
 from apex_sim.cost.measured.fitted import fitted_device, form_time, in_fitted_range, load_form
+from apex_sim.cost.measured.fitted_table import read_fitted_table
 from apex_sim.cost.measured.interpolator import interpolate
 from apex_sim.cost.measured.kernel_table import KernelTable, split_precision
 from apex_sim.cost.measured.parquet_layouts import LAYOUTS, precisions_of
-from apex_sim.cost.measured.parquet_tables import read_parquet_table, table_devices
+from apex_sim.cost.measured.parquet_tables import table_devices
 from apex_sim.cost.measured.plausibility import Impossible, impossible_rows
 from apex_sim.errors import InputError, NoAnswerError, UnknownNameError, UnsupportedError
 from apex_sim.hardware.device import Device, device_names, load_device
@@ -151,7 +151,7 @@ def _tables(source: Path, scope: KernelScope, progress: Progress | None) -> Iter
     ]
     seen = set()
     for done, (device, operator, precision) in enumerate(wanted, start=1):
-        table = _read(source, device, operator, precision, scope.engine)
+        table = read_fitted_table(source, load_device(device), operator, precision, scope.engine)
         # A kernel that a fit names is also the main one of its number format, where there is no other.
         if table and (operator, table.source) not in seen:
             seen.add((operator, table.source))
@@ -165,23 +165,6 @@ def _precisions(device_name: str, operator: str) -> list[str]:
     name = fitted_device(load_device(device_name))
     fitted = fitted_precisions(name, operator) if name in calibrated_devices() else []
     return list(dict.fromkeys([*fitted, *precisions_of(operator)]))
-
-
-def _read(source: Path, device: str, operator: str, precision: str, engine: str | None) -> KernelTable | None:
-    """Return the table of the engine asked for, else the one that was fitted, else the preferred one."""
-    fitted = None if engine else _fitted_engine(device, operator, precision)
-    table = read_parquet_table(source, device, operator, precision, fitted) if fitted else None
-    return table or read_parquet_table(source, device, operator, precision, engine)
-
-
-def _fitted_engine(device_name: str, operator: str, precision: str) -> str | None:
-    """Return "engine/version" of the table that the form was fitted to; None without a fit."""
-    try:
-        fit = load_form(load_device(device_name), operator, precision)
-    except UnsupportedError:
-        return None
-    found = re.search(r"([^/ ]+/[^/]+)/[^/]+_perf\.parquet", fit.source)
-    return found[1] if found else None
 
 
 def _compare(table: KernelTable, scope: KernelScope) -> ComparedTable:

@@ -31,6 +31,7 @@ from apex_sim.preset.vllm import VLLM_0_6
 from apex_sim.truth.case import Case, Deployment
 from apex_sim.truth.case_load import draw_case_load
 from apex_sim.truth.engine_version import preset_of_release
+from apex_sim.truth.published_settings import published_settings
 from apex_sim.workload.workload import Workload
 
 #: First release in which asynchronous scheduling is on by itself: 0.14.0, vllm/config/vllm.py; 0.11.0 and 0.13.0 have
@@ -82,6 +83,12 @@ def make_replay(case: Case, folder: Path) -> Replay:
     """
     deployment = case.deployment
     preset, nearest = preset_of_release(deployment.engine, deployment.engine_version)
+    published = published_settings(case)
+    known: list[str] = []
+    if published:
+        case, filled = published.fill(case)
+        preset, captured = published.captured(preset)
+        known = [*filled, *captured]
     model, cluster = _model(deployment), _cluster(deployment)
     precision, notes = _precision(deployment, model)
     workload = draw_case_load(case, folder)
@@ -92,7 +99,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
     layers = balanced_split(model.n_layers, deployment.pp or 1)
     stages = tensor_pipeline_stages(layers, tp, attention_dp, ep=(deployment.ep or 1) > 1)
     shape = Shape(cluster.device.name, stages, precision, settings, preset)
-    if case.settings.max_model_len is None and preset in (SGLANG, TRTLLM):
+    if case.settings.max_model_len is None and preset.engine in ("sglang", "trtllm"):
         shape = _cut_context(model, cluster, shape)
         assumed.append(f"max_model_len: what the pool holds of the model's context, {shape.scheduler.max_model_len}")
         _require_lengths(workload, shape.scheduler.max_model_len)
@@ -104,7 +111,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
     if plan.n_instances > 1:
         assumed.append(f"requests go to the {plan.n_instances} instances in turn")
     said = (nearest,) if nearest else ()
-    return Replay(model, cluster, plan, workload, (*said, *notes, *assumed, *workload.notes))
+    return Replay(model, cluster, plan, workload, (*said, *notes, *known, *assumed, *workload.notes))
 
 
 def _attention(deployment: Deployment) -> tuple[int, int]:
@@ -211,9 +218,9 @@ def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tup
 def _policy(preset: Preset, chunked_prefill: int | None) -> str | None:
     if chunked_prefill is None:
         return None
-    if preset is VLLM_0_6:
+    if preset.name == VLLM_0_6.name:
         return "chunked" if chunked_prefill else "prefill-first"
-    if bool(chunked_prefill) is (preset is TRTLLM):
+    if bool(chunked_prefill) is (preset.engine == "trtllm"):
         has = "with" if chunked_prefill else "without"
         raise UnsupportedError(f"preset {preset.name} {has} chunked prefill is not built yet")
     return None

@@ -115,6 +115,20 @@ def test_experts_are_split_by_tensor_parallelism_and_those_without_a_gate_are_kn
     assert table.sizes["routing_exponent"].tolist() == [0, 1.2]
 
 
+def test_a_kernel_of_unspoken_kind_is_found_by_its_kind(write: Writer, tmp_path: Path) -> None:
+    """vLLM's fused_moe is its Triton kernel, and no other kernel is taken for it."""
+    columns: dict[str, list[object]] = {
+        "kernel_source": ["vllm_fused_moe", "k", "k"], "moe_dtype": ["fp8"] * 3, "num_tokens": [8] * 3,
+        "hidden_size": [4096] * 3, "inter_size": [1536] * 3, "topk": [8] * 3, "num_experts": [128] * 3,
+        "moe_tp_size": [1] * 3, "moe_ep_size": [1] * 3, "distribution": ["power_law_1.2"] * 3, "latency": [1.0] * 3,
+    }  # fmt: skip
+    write("h200_sxm/moe/vllm/1.0/moe_perf.parquet", columns)
+    triton = read_parquet_table(tmp_path, "h200-sxm", "moe", "fp8-triton", "vllm")
+    assert triton is not None
+    assert triton.source.endswith("vllm_fused_moe")
+    assert read_parquet_table(tmp_path, "h200-sxm", "moe", "fp8-marlin", "vllm") is None
+
+
 def test_the_old_collector_measured_every_layer_with_a_gate(write: Writer, tmp_path: Path) -> None:
     columns: dict[str, list[object]] = {
         "kernel_source": ["vllm_fused_moe"], "moe_dtype": ["bfloat16"], "num_tokens": [8], "hidden_size": [2688],

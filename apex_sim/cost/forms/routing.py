@@ -163,14 +163,18 @@ def _interpolated(tokens: Floats, n_experts: int, top_k: int, ep: int, exponent:
 
 @lru_cache(maxsize=256)
 def _drawn(n_experts: int, top_k: int, ep: int, exponent: float) -> Floats:
-    """Return logarithms of rows, hits, fullest expert, hits on all ranks and tiles (first axis) at the knots."""
+    """Return logarithms of rows, hits, fullest expert, hits on all ranks and tiles (first axis) at the knots.
+
+    More tokens of the same routes leave no expert with fewer rows; a few draws, rounded, would say so.
+    """
     counts = power_law_counts(_KNOTS, n_experts, top_k, ep, exponent, _N_DRAWS, np.random.default_rng(_SEED))
     fullest = counts.sum(axis=-1).argmax(axis=-1)
     rank = np.take_along_axis(counts, fullest[..., None, None], axis=-2)[..., 0, :]
     parts = [rank.sum(axis=-1), np.minimum(rank, 1.0).sum(axis=-1), rank.max(axis=-1)]
     parts.append(np.minimum(counts, 1.0).sum(axis=(-1, -2)))
     parts += [np.where(rank < 1.0, rank, np.ceil(rank / height - 1e-9)).sum(axis=-1) for height in TILE_ROWS]
-    return np.asarray(np.log(np.maximum(np.stack(parts).mean(axis=-1), 1e-9)))
+    drawn = np.log(np.maximum(np.stack(parts).mean(axis=-1), 1e-9))
+    return np.asarray(np.maximum.accumulate(drawn, axis=-1))
 
 
 def power_law_counts(

@@ -20,9 +20,9 @@ from apex_sim.cost.cross_node import over_nodes
 from apex_sim.cost.forms.collectives import Operation
 from apex_sim.cost.forms.gemm import gemm_time, quantise_time
 from apex_sim.cost.forms.linear_attention import LinearHeads
+from apex_sim.cost.measured.fitted_table import read_fitted_table
 from apex_sim.cost.measured.interpolator import Interpolator, interpolate
 from apex_sim.cost.measured.kernel_table import Sizes
-from apex_sim.cost.measured.parquet_tables import read_parquet_table
 from apex_sim.cost.measured.plausibility import impossible_rows
 from apex_sim.cost.parts import Floats, Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
@@ -54,7 +54,7 @@ class MeasuredCosts:
     folder: Path
     fallback: CostModel
     engine: str | None = None
-    routing_exponent: float = 1.01
+    routing_exponent: float = 1.2
     _tables: dict[_Key, Interpolator | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -79,7 +79,7 @@ class MeasuredCosts:
 
     def _read(self, operator: str, precision: str) -> Interpolator | None:
         try:
-            table = read_parquet_table(self.folder, self.device.name, operator, precision, self.engine)
+            table = read_fitted_table(self.folder, self.device, operator, precision, self.engine)
         except UnknownNameError:  # an operator or number format that no table has
             return None
         if table is None:

@@ -23,6 +23,8 @@ _UNGATED: Final = ((2688, 1856, 6, 128), (2048, 5120, 22, 512), (1024, 2688, 22,
 EVERY_GATED: Final = "every_gated"
 #: Kernels of that collector.
 GATED_KERNELS: Final = ("vllm_fused_moe",)
+#: Kernels whose kind their names do not say: vLLM's fused_moe is its Triton kernel.
+KINDS: Final = {"vllm_fused_moe": "triton"}
 
 
 def _heads(c: Columns) -> dict[str, Floats]:

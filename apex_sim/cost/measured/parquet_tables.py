@@ -22,6 +22,7 @@ from apex_sim.cost.measured.parquet_layouts import (
     CUSTOM_ALL_REDUCE,
     EVERY_GATED,
     GATED_KERNELS,
+    KINDS,
     LAYOUTS,
     Columns,
     Layout,
@@ -155,9 +156,10 @@ def _read(
 
 
 def _kernel(sources: np.ndarray[Any, Any], word: str) -> str:
-    """Return the most frequent kernel of those whose name has `word`; "" for none."""
+    """Return the most frequent kernel of those whose name or kind has `word`; "" for none."""
     kernels, counts = np.unique(sources, return_counts=True)
-    return next((name for name in kernels[np.argsort(-counts, kind="stable")].tolist() if word in name), "")
+    most_first = kernels[np.argsort(-counts, kind="stable")].tolist()
+    return next((name for name in most_first if word in name or word == KINDS.get(name)), "")
 
 
 def _columns(path: Path, layout: Layout) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Floats]]:
