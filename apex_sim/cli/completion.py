@@ -31,6 +31,11 @@ def complete_workload(ctx: click.Context, param: click.Parameter, incomplete: st
     return _offer(catalogue.names("workloads"), incomplete)
 
 
+def complete_cases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the sets of measured cases that ship with the project."""
+    return _offer(catalogue.names("workloads/served", ".csv"), incomplete)
+
+
 def complete_cluster(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer clusters with a file of their own and, behind a count such as "8x", devices."""
     return _offer([*_cluster_names(), *_counted_devices(incomplete)], incomplete)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from apex_sim.cli import run_flags
+from apex_sim.cli.completion import complete_cases
 from apex_sim.cli.output import choose_folder, print_json, progress_bar, stdout_console, write_files
 from apex_sim.report.strict_json import json_text
 
@@ -38,7 +39,7 @@ def validate_group() -> None:
 
 
 @validate_group.command("serving", epilog=_EPILOG)
-@click.argument("cases", metavar="[CASES]", default="published")
+@click.argument("cases", metavar="[CASES]", default="published", shell_complete=complete_cases)
 @click.option("--source", "sources", metavar="NAME", multiple=True, help="Only cases of this source; repeatable.")
 @click.option("--engine", "engines", metavar="NAME", multiple=True, help="Only cases of this engine; repeatable.")
 @click.option("--model", "models", metavar="NAME", multiple=True, help="Only cases of this model; repeatable.")
@@ -97,11 +98,11 @@ def serving_command(
 
 def _write_serving(validation: Validation, folder: Path, document: str) -> None:
     from apex_sim.report.csv_text import errors_csv, validation_csv
-    from apex_sim.report.error_scatter import draw_scatter, error_scatter
-    from apex_sim.report.validation_page import validation_page
+    from apex_sim.report.error_scatter import draw_scatter, scatter_of
+    from apex_sim.report.validation_page import errors_page
 
-    svg, png = draw_scatter(error_scatter(validation))
-    texts = (validation_csv(validation), errors_csv(validation), document, validation_page(validation), svg)
+    svg, png = draw_scatter(scatter_of(validation))
+    texts = (validation_csv(validation), errors_csv(validation), document, errors_page(validation), svg)
     write_files(folder, dict(zip(_FILES[:-1], texts, strict=True)))
     (folder / _FILES[-1]).write_bytes(png)
 

@@ -49,7 +49,7 @@ class ErrorScatter:
     panels: tuple[ScatterPanel, ...]
 
 
-def error_scatter(validation: Validation) -> ErrorScatter:
+def scatter_of(validation: Validation) -> ErrorScatter:
     """Return what the plots show: of each replayed case the column of each quantity that was measured first."""
     found = list(dict.fromkeys(case.source for case in validation.cases if not case.skipped_reason))
     sources = found if len(found) <= _MAX_SOURCES else [*found[: _MAX_SOURCES - 1], _OTHERS]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from apex_sim import __version__
-from apex_sim.report.error_scatter import BAND_FRAC, draw_panel, error_scatter, scatter_legend
+from apex_sim.report.error_scatter import BAND_FRAC, draw_panel, scatter_legend, scatter_of
 from apex_sim.report.headline import Headline
 from apex_sim.report.page import render_page
 from apex_sim.report.quantity import UNDEFINED, counted, metric_text, percent
-from apex_sim.report.validation_table import AXIS_TITLES, QUANTITY_TITLES, ranked_quantity
+from apex_sim.report.validation_table import AXIS_TITLES, QUANTITY_TITLES, order_title, ranked_quantity
 from apex_sim.truth.axes import AXES, QUANTITIES, AxisStatistics, quantity_column
 from apex_sim.truth.ranking_quality import ANY_DEVICES, GroupRanking
 
@@ -22,12 +22,13 @@ Values = dict[str, Any]
 _TITLE: Final = "Predicted and measured"
 
 
-def validation_page(validation: Validation) -> str:
+def errors_page(validation: Validation) -> str:
     """Return the report of a validation: scatter plots, errors by axis, orders of plans, every case."""
     from markupsafe import Markup
 
     summary = validation.summary
-    scatter = error_scatter(validation)
+    shown = [name for name, _ in _pooled(validation)]
+    scatter = scatter_of(validation)
     drawing = {"legend": scatter_legend(scatter), "svgs": [Markup(draw_panel(panel)) for panel in scatter.panels]}
     return render_page(
         "validation.html.j2",
@@ -38,8 +39,8 @@ def validation_page(validation: Validation) -> str:
             "problem": not summary.n_replayed,
             "headline": _headline(validation),
             "tiles": _tiles(validation),
-            "quantities": list(QUANTITY_TITLES.values()),
-            "axes": [(AXIS_TITLES[axis], _axis_rows(axis, summary.by_axis)) for axis in AXES],
+            "quantities": [QUANTITY_TITLES[name] for name in shown],
+            "axes": [(AXIS_TITLES[axis], _axis_rows(axis, summary.by_axis, shown)) for axis in AXES],
             "metrics": [
                 (
                     row.source,
@@ -68,7 +69,7 @@ def validation_page(validation: Validation) -> str:
                 for row in summary.ranking_quality
             ],
             "rankings": [_ranking(one) for one in summary.rankings],
-            "cases": [_case(case) for case in validation.cases if not case.skipped_reason],
+            "cases": [_case(case, shown) for case in validation.cases if not case.skipped_reason],
             "skipped": [
                 (case.case_id, case.source, case.skipped_reason) for case in validation.cases if case.skipped_reason
             ],
@@ -118,15 +119,15 @@ def _headline(validation: Validation) -> Headline:
     n_sources = len({row.source for row in validation.summary.by_source})
     return Headline(
         f"Median error: {', '.join(texts)}.",
-        (f"Over {counted(n_sources, 'source')}, each weighing the same.",),
+        (f"Over {counted(n_sources, 'source')}{', each weighing the same' if n_sources > 1 else ''}.",),
     )
 
 
-def _axis_rows(axis: str, rows: Sequence[AxisStatistics]) -> list[tuple[str, list[Values]]]:
+def _axis_rows(axis: str, rows: Sequence[AxisStatistics], shown: Sequence[str]) -> list[tuple[str, list[Values]]]:
     """Return for each value of the axis one cell per quantity."""
     of = {(row.value, row.metric): row for row in rows if row.axis == axis}
     values = dict.fromkeys(value for value, _ in of)
-    return [(value, [_cell(of.get((value, name))) for name in QUANTITIES]) for value in values]
+    return [(value, [_cell(of.get((value, name))) for name in shown]) for value in values]
 
 
 def _cell(row: AxisStatistics | None) -> Values:
@@ -143,7 +144,7 @@ def _ranking(one: GroupRanking) -> Values:
     return {
         "group": one.group,
         "devices": "all" if one.devices == ANY_DEVICES else one.devices,
-        "quantity": QUANTITY_TITLES[one.quantity],
+        "quantity": order_title(one.quantity),
         "measured": ", ".join(
             _outcome(one, label, value) for label, value in zip(one.plans, one.measured, strict=True)
         ),
@@ -160,22 +161,26 @@ def _by_prediction(one: GroupRanking) -> list[tuple[str, float]]:
 
 
 def _outcome(one: GroupRanking, label: str, value: float) -> str:
-    return f"{label} {metric_text(one.column, value)}"
+    """Return one plan with its value, in one piece."""
+    return _unbroken(f"{label} {metric_text(one.column, value)}")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _tau(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.2f}"
 
 
-def _case(case: CaseResult) -> Values:
+def _case(case: CaseResult, shown: Sequence[str]) -> Values:
     return {
         "id": case.case_id,
         "source": case.source,
+        "server": f"{case.model}, {case.device} {case.plan}",
         "engine": f"{case.engine} {case.engine_version}",
-        "model": case.model,
-        "plan": f"{case.device} {case.plan}",
         "load": case.axes.get("load", UNDEFINED),
-        "cells": [_case_cell(case, quantity) for quantity in QUANTITIES],
+        "cells": [_case_cell(case, quantity) for quantity in shown],
         "note": case.note,
     }
 
@@ -185,5 +190,5 @@ def _case_cell(case: CaseResult, quantity: str) -> Values:
     error = case.error.get(column) if column else None
     if column is None or error is None:
         return {"text": UNDEFINED, "value": "", "detail": ""}
-    values = (metric_text(column, case.measured[column]), metric_text(column, case.predicted[column]))
+    values = [_unbroken(metric_text(column, one[column])) for one in (case.measured, case.predicted)]
     return {"text": percent(error, signed=True), "value": error, "detail": "{} measured, {} predicted".format(*values)}

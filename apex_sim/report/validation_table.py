@@ -76,8 +76,13 @@ def ranking_table(qualities: Sequence[RankingQuality]) -> Table:
 
 def ranked_quantity(row: RankingQuality) -> str:
     """Return by what plans were ordered, and which of them."""
-    title = "output tok/s per device" if row.quantity == "throughput" else QUANTITY_TITLES[row.quantity]
+    title = order_title(row.quantity)
     return title if row.devices == ANY_DEVICES else f"{title}, equal size"
+
+
+def order_title(quantity: str) -> str:
+    """Return what plans are ordered by: throughput counts for each device."""
+    return f"{QUANTITY_TITLES[quantity]} per device" if quantity == "throughput" else QUANTITY_TITLES[quantity]
 
 
 def printable(text: str) -> str:

@@ -135,8 +135,10 @@ def summarise_axes(
     noise = [{**floors, **_quantity_noise(floors, one)} for floors, one in zip(noise, errors, strict=True)]
     found = []
     for axis in AXES:
-        for value in sorted({place[axis] for place in places}, key=_natural):
-            mine = [i for i, place in enumerate(places) if place[axis] == value]
+        members: dict[str, list[int]] = {}
+        for index, place in enumerate(places):
+            members.setdefault(place[axis], []).append(index)
+        for value, mine in sorted(members.items(), key=lambda item: _natural(item[0])):
             for metric in (*QUANTITIES, *MEASURED):
                 rows = summarise_metric(
                     metric, [sources[i] for i in mine], [errors[i] for i in mine], [noise[i] for i in mine]

@@ -14,6 +14,8 @@ from apex_sim.workload.cell import MAX_NAME_CHARS, real, whole
 from apex_sim.workload.trace_file import columns_of, rows
 
 MAX_CASES: Final = 100_000
+#: Beyond any time, rate or power of a server, and its inverse below any.
+_LARGEST: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ def _positive(cell: str) -> float:
     number = real(cell)
     if number <= 0:
         raise ValueError("not above 0")
+    if not 1 / _LARGEST <= number <= _LARGEST:
+        raise ValueError(f"not from {1 / _LARGEST:g} to {_LARGEST:g}, as every measured value is")
     return number
 
 
@@ -178,7 +182,7 @@ def _require_order(measured: Mapping[str, float], where: str) -> None:
     for smaller, larger in _ORDER:
         if measured.get(smaller, 0.0) > measured.get(larger, float("inf")):
             raise InputError(
-                f"{smaller} {measured[smaller]:g} is above {larger} {measured[larger]:g}",
+                f"{smaller} {measured[smaller]} is above {larger} {measured[larger]}",
                 where=where,
                 remedy="correct the row or remove it",
             )

@@ -115,14 +115,14 @@ def summarise_metric(
     ----------
     sources, errors, noise : of each case: its source, and its errors and noise floors by metric.
     """
-    rows = []
-    for source in dict.fromkeys(sources):
-        mine = [i for i, name in enumerate(sources) if name == source and errors[i].get(metric) is not None]
-        if mine:
-            floors = [noise[i][metric] for i in mine if metric in noise[i]]
-            signed = [error for i in mine if (error := errors[i][metric]) is not None]
-            rows.append(source_statistics(source, metric, signed, floors))
-    return tuple(rows)
+    signed: dict[str, list[float]] = {}
+    floors: dict[str, list[float]] = {}
+    for source, of_case, floor in zip(sources, errors, noise, strict=True):
+        error = of_case.get(metric)
+        if error is not None:
+            signed.setdefault(source, []).append(error)
+            floors.setdefault(source, []).extend([floor[metric]] if metric in floor else [])
+    return tuple(source_statistics(source, metric, mine, floors[source]) for source, mine in signed.items())
 
 
 def summarise_errors(

@@ -15,7 +15,6 @@ from apex_sim.errors import ImplausibleError
 from apex_sim.model.cells import MoeCell
 from apex_sim.model.model import Model
 from apex_sim.plan.precision import PEAK_OF_ACTIVATION, Precision
-from apex_sim.plan.shape import Shape
 from apex_sim.truth.case import Case
 from apex_sim.truth.replay import Replay
 from apex_sim.units import BYTES_PER_NUMBER
@@ -52,7 +51,7 @@ def require_plausible(case: Case, replay: Replay) -> None:
     ------
     ImplausibleError : naming line, column, value, bound and remedy.
     """
-    for column, bound, is_lower, reason in _checks(hardware_bounds(replay)):
+    for column, bound, is_lower, reason in _checks(hardware_bounds(case, replay)):
         value = case.measured.get(column)
         if value is not None and (value < bound if is_lower else value > bound):
             raise ImplausibleError(
@@ -71,13 +70,14 @@ def _checks(bounds: HardwareBounds) -> Iterator[tuple[str, float, bool, str]]:
     yield "total_tokens_per_s", bounds.total_tokens_per_s, False, "beyond the peak of matrix products"
 
 
-def hardware_bounds(replay: Replay) -> HardwareBounds:
-    """Return the bounds of a replay.
+def hardware_bounds(case: Case, replay: Replay) -> HardwareBounds:
+    """Return the bounds of a case.
 
     With B the bytes and W the number of weights that one token is multiplied with, n devices that share them, b bytes/s
     and p FLOP/s of a device, N devices in all and K requests at once, weights are read in B / (n b), a token takes 2 W
     FLOP, and output is at most the smaller of K n b / B tokens/s and N p over the FLOP of an output token, its share of
-    the prompts included.
+    the prompts included.  K is what the load asks for, and no more than the batch that the case states: the engine's
+    default may not be what ran.
     """
     shape, model, device = replay.plan.instances[0][0], replay.model, replay.cluster.device
     requests = replay.workload.requests
@@ -87,7 +87,9 @@ def hardware_bounds(replay: Replay) -> HardwareBounds:
     peak = max(device.flops(PEAK_OF_ACTIVATION[kind]) for kind in {"bf16", shape.precision.activation})
     total, output = int((requests.prompt_tokens + requests.output_tokens).sum()), int(requests.output_tokens.sum())
     flop_per_output_token = 2.0 * (model.n_head_params or model.n_embedding_params) + 2.0 * active * total / output
-    n_at_once = min(_seats(shape) * replay.plan.n_instances, requests.n, replay.workload.load.concurrency or requests.n)
+    asked = min(requests.n, replay.workload.load.concurrency or requests.n)
+    seats = case.settings.max_num_seqs
+    n_at_once = min(asked, seats * shape.attention_dp * shape.pp * replay.plan.n_instances) if seats else asked
     return HardwareBounds(
         weight_read_s=weight_read_s,
         prompt_s=2.0 * active * float(requests.prompt_tokens.mean()) / (shape.n_devices * peak),
@@ -95,11 +97,6 @@ def hardware_bounds(replay: Replay) -> HardwareBounds:
         total_tokens_per_s=replay.plan.n_devices * peak / (2.0 * active),
         n_at_once=n_at_once,
     )
-
-
-def _seats(shape: Shape) -> int:
-    """Return how many sequences an instance runs at once, each stage and each rank with a batch of its own."""
-    return shape.scheduler.max_num_seqs * shape.attention_dp * shape.pp
 
 
 def active_weight_bytes(model: Model, precision: Precision) -> float:

@@ -41,8 +41,8 @@ class PairCounts:
 
         Examples
         --------
-        >>> PairCounts(2, 0, 1, 0, 0).tau_b
-        0.816496580927726
+        >>> round(PairCounts(2, 0, 1, 0, 0).tau_b, 3)
+        0.816
         """
         ordered = self.n_concordant + self.n_discordant
         either = (ordered + self.n_tied_predicted) * (ordered + self.n_tied_measured)
@@ -178,7 +178,7 @@ def _ranking(group: PlanGroup, devices: str, plans: Sequence[ServedPlan], quanti
     )
 
 
-def ranking_quality(rankings: Sequence[GroupRanking]) -> tuple[RankingQuality, ...]:
+def summarise_rankings(rankings: Sequence[GroupRanking]) -> tuple[RankingQuality, ...]:
     """Return how good the rankings are by quantity: in each source, and over all sources where there are several.
 
     Groups of any number of devices and groups of one number are summed up apart.

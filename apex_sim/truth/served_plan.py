@@ -5,7 +5,7 @@ number of devices, because hardly any published group holds it fixed.  What one 
 
 * without a request file: lengths, load form, users or rate;
 * with one: the prompts, whatever their order, and the mean rate within 10 %.  Outputs and arrivals may differ, since a
-  model that stops by itself and a clock that is drawn give others in each run.
+  model that stops by itself and a clock that is drawn give others in each run; E2E then differs by its outputs too.
 
 Data parallel copies that were measured one by one are parts of one plan where their rows say so: the note reads "one of
 N servers", all N rows are there, and their request files differ in a last number only.

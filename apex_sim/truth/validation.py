@@ -21,7 +21,7 @@ from apex_sim.truth.cases import read_cases
 from apex_sim.truth.error_summary import ErrorSummary, relative_error, summarise_errors
 from apex_sim.truth.noise import noise_floors
 from apex_sim.truth.plausibility import require_plausible
-from apex_sim.truth.ranking_quality import rank_groups, ranking_quality
+from apex_sim.truth.ranking_quality import rank_groups, summarise_rankings
 from apex_sim.truth.replay import Replay, make_replay
 from apex_sim.truth.served_plan import ServedCase, plan_groups
 
@@ -154,7 +154,7 @@ def _summary(cases: Sequence[Case], replays: Sequence[Replay | None], results: S
             [noise[i] for i in kept],
         ),
         rankings=rankings,
-        ranking_quality=ranking_quality(rankings),
+        ranking_quality=summarise_rankings(rankings),
     )
 
 

@@ -200,6 +200,8 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "search quickstart --workload long.csv": ("200000 prompt", "llama-3.1-70b has a context of 131072"),
     # measured cases
     "validate serving nosuch.csv": ("nosuch.csv", "No such file"),
+    "validate serving publishd": ("unknown set of cases 'publishd'", "Did you mean 'published'"),
+    "validate serving --engine vlm": ("unknown engine 'vlm'", "Did you mean 'vllm'"),
     "validate serving cases.csv": ("cases.csv: column",),
     "validate serving cases.csv --out void.csv": ("void.csv: not a folder",),
 }

@@ -199,18 +199,39 @@ def test_space_counts_plans_and_gives_their_kv_capacity() -> None:
 def test_validate_hands_on_what_the_flags_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def fake(path: Path, **options: Any) -> str:
+    def fake(path: str, **options: Any) -> str:
         seen.update(path=path, **options)
         return "validation"
 
     monkeypatch.setattr("apex_sim.truth.validation.validate_serving", fake)
     monkeypatch.setattr("apex_sim.report.document.validation_document", lambda v: {"cases": [], "summary": v})
     monkeypatch.setattr("apex_sim.report.csv_text.validation_csv", lambda v: "case_id\n")
+    monkeypatch.setattr("apex_sim.report.csv_text.errors_csv", lambda v: "axis\n")
+    monkeypatch.setattr("apex_sim.report.validation_page.errors_page", lambda v: "<html>")
+    monkeypatch.setattr("apex_sim.report.error_scatter.scatter_of", lambda v: v)
+    monkeypatch.setattr("apex_sim.report.error_scatter.draw_scatter", lambda v: ("<svg>", b"png"))
     flags = ("--limit", "3", "--source", "a", "--source", "b", "--jobs", "2", "--out", "v", "--json")
-    result = run("validate", "serving", "cases.csv", *flags)
+    chosen = ("--engine", "vllm", "--model", "m", "--device", "d")
+    result = run("validate", "serving", "cases.csv", *flags, *chosen)
     assert json.loads(result.stdout) == {"cases": [], "summary": "validation"}
-    assert seen == {"path": Path("cases.csv"), "n_jobs": 2, "progress": None, "limit": 3, "sources": ("a", "b")}
-    assert files(tmp_path) == {"v/cases.csv", "v/result.json"}
+    options = {"n_jobs": 2, "progress": None, "limit": 3}
+    names = {"sources": ("a", "b"), "engines": ("vllm",), "models": ("m",), "devices": ("d",)}
+    assert seen == {"path": "cases.csv", **options, **names}
+    written = {"cases.csv", "errors.csv", "result.json", "index.html", "scatter.svg", "scatter.png"}
+    assert files(tmp_path) == {f"v/{name}" for name in written}
+    run("validate", "serving", "--json")
+    assert (seen["path"], seen["engines"]) == ("published", None)
+
+
+def test_validate_replays_published_cases_and_leaves_a_report(tmp_path: Path) -> None:
+    result = run("validate", "serving", "--source", "inferencex", "--limit", "1", "--out", "v")
+    assert "published: 1 of 1 cases replayed" in result.stdout
+    assert "Wrote cases.csv" in result.stderr
+    assert (tmp_path / "v/scatter.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "v/index.html").read_text()
+    document = json.loads((tmp_path / "v/result.json").read_text())
+    assert document["cases"][0]["note"].endswith("https://github.com/SemiAnalysisAI/InferenceX")
+    assert (tmp_path / "v/errors.csv").read_text().startswith("axis,value,metric,n,")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_cases_of_a_validation():
         skipped_reason="",
         notes=("one", "two"),
     )
-    summary = summarise_errors(["lab"], [case.error], [None], [""])
+    summary = summarise_errors(["lab"], [case.error], [{}], [""])
     validation = Validation("cases.csv", (case,), summary, 1, (), (), (), 0.0)
     (row,) = lines(validation_csv(validation))
     assert row["case_id"] == 'a, "b"'

@@ -82,7 +82,9 @@ def test_titles_cannot_steer_the_terminal_or_the_markup(result):
 
 def test_validation_shows_errors_by_source_and_what_was_skipped():
     errors = [{"ttft_mean_s": -0.5}, {"ttft_mean_s": 0.1}, {}]
-    summary = summarise_errors(["lab a", "lab b", "lab b"], errors, [None, 0.03, None], ["", "", "no such model"])
+    summary = summarise_errors(
+        ["lab a", "lab b", "lab b"], errors, [{}, {"ttft_mean_s": 0.03}, {}], ["", "", "no such model"]
+    )
     text = printed(print_validation, Validation("cases.csv", (), summary, 2, ("roofline",), (), (), 0.0))
     assert "2 of 3 cases replayed" in text
     assert max(map(len, text.splitlines())) <= 80

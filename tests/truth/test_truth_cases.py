@@ -33,6 +33,8 @@ def test_further_columns_are_ignored_and_absent_ones_read_as_empty_with_a_note(w
         ("ttft_mean_s", "-0.1", "not above 0"),
         ("tpot_mean_s", "0", "not above 0"),
         ("ttft_mean_s", "nan", "not a finite number"),
+        ("ttft_mean_s", "1e308", "not from 1e-12 to 1e\\+12"),
+        ("ttft_mean_s", "1e-320", "not from 1e-12 to 1e\\+12"),
         ("ttft_mean_s", "fast", "not a number"),
         ("tp", "1.5", "not a whole number"),
         ("tp", "0", "not a whole number above 0"),
@@ -89,3 +91,73 @@ def test_files_that_hold_no_cases_are_refused(tmp_path: Path, text, problem):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere\.csv"):
         read_cases(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("column", "known", "remedy"),
+    [
+        ("ttft_mean", "ttft_mean_s", "Convert it to seconds and name it ttft_mean_s"),
+        ("ttft_mean_ms", "ttft_mean_s", "Convert it to seconds and name it ttft_mean_s"),
+        ("mean_ttft_ms", "ttft_mean_s", "Convert it to seconds"),
+        ("TTFT p99 (ms)", "ttft_p99_s", "Convert it to seconds"),
+        ("tpot_mean_us", "tpot_mean_s", "Convert it to seconds"),
+        ("isl", "isl_tokens", "Convert it to tokens and name it isl_tokens"),
+        ("power_mean_kw", "power_mean_w", "Convert it to watts"),
+        ("gpu_memory_utilization", "gpu_memory_utilization_frac", "a share from 0 to 1"),
+        ("noise_percent", "noise_frac", "a share from 0 to 1"),
+        ("rate_per_min", "rate_per_s", "Convert it to per second"),
+        ("mean_ttft_s", "ttft_mean_s", "Name it ttft_mean_s"),
+    ],
+)
+def test_a_known_quantity_without_its_unit_is_refused(write_cases, column, known, remedy):
+    path = write_cases({column: "12"}, without=known)
+    with pytest.raises(InputError) as caught:
+        read_cases(path)
+    assert f"column {column!r} is" in str(caught.value)
+    assert known in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["ttft_mean_ms", "weather", "s", "ms", "output_tokens", "ttft_p50_ms", "requests"])
+def test_a_column_beside_its_known_one_or_of_another_quantity_is_left_unread(write_cases, column):
+    file = read_cases(write_cases({column: "50"}))
+    assert file.cases[0].measured["ttft_mean_s"] == 0.05
+    assert any(f"not used: {column}" in note for note in file.notes)
+
+
+@pytest.mark.parametrize(
+    ("smaller", "larger"), [("ttft_mean_s", "e2e_mean_s"), ("output_tokens_per_s", "total_tokens_per_s")]
+)
+def test_a_part_above_its_whole_is_refused(write_cases, smaller, larger):
+    path = write_cases({}, {smaller: "2.5", larger: "1.5"})
+    with pytest.raises(InputError, match=f"line 3: {smaller} 2.5 is above {larger} 1.5. Correct the row or remove it"):
+        read_cases(path)
+
+
+def test_a_truncated_file_is_refused_with_its_line(write_cases):
+    path = write_cases({}, {})
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) * 5 // 6])
+    with pytest.raises(InputError, match=r"line 3: \d+ fields where the header has \d+"):
+        read_cases(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"PAR1\x15\x04\x15\xf0\xff\x00\x9c" + bytes(range(256)), "not UTF-8"),
+        (b'{"mean_ttft_ms": 12.0, "completed": 4}\n', "not a CSV file"),
+        (b'[{"mean_ttft_ms": 12.0}]\n', "column 'case_id' is missing"),
+        (
+            b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n",
+            "column 'case_id' is missing",
+        ),
+        (b"\x00\x00\x00\x00", "case_id"),
+    ],
+    ids=["parquet", "benchmark result", "json list", "trace", "zeros"],
+)
+def test_foreign_files_are_refused(tmp_path: Path, content, problem):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=problem):
+        read_cases(path)

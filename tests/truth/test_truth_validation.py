@@ -108,7 +108,8 @@ def test_lengths_beyond_any_model_are_refused_with_their_line(write_cases):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"engine": "sglang", "engine_version": "0.4.9"}, "engine sglang 0.4.9 is not built yet"),
+        ({"engine": "sglang", "engine_version": "1.0"}, "engine sglang 1.0: no preset was made from a release near it"),
+        ({"engine": "tgi"}, "engine tgi 0.13.0 is not built yet: known engines are vllm, sglang, trtllm"),
         ({"engine": "trtllm", "engine_version": "0.14"}, "engine trtllm 0.14: the C++ runtime is not built yet"),
         ({"engine": "trtllm", "engine_version": "1.0", "chunked_prefill": "1"}, "preset trtllm with chunked prefill"),
         (
@@ -121,8 +122,7 @@ def test_lengths_beyond_any_model_are_refused_with_their_line(write_cases):
             },
             "needs chunked context",
         ),
-        ({"engine_version": "0.8.5"}, "engine vllm 0.8.5 is not built yet"),
-        ({"engine_version": "latest"}, "engine vllm latest is not built yet"),
+        ({"engine_version": "latest"}, "engine vllm latest is not built yet: the version must be a number"),
         ({"model": "no-such-model"}, "model no-such-model is not in the catalogue"),
         ({"model": "/etc/hostname"}, "model /etc/hostname is not in the catalogue"),
         ({"device": "no-such-gpu"}, "device no-such-gpu is not in the catalogue"),
