@@ -24,7 +24,7 @@ import step_components
 
 from apex_sim import __version__
 from apex_sim.files import write_atomic
-from apex_sim.report.error_scatter import draw_scatter, error_scatter
+from apex_sim.report.error_scatter import draw_scatter, scatter_of
 from apex_sim.truth.validation import CaseResult, Validation, validate_serving
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -74,7 +74,7 @@ def _scatter(validations: Sequence[Validation]) -> bytes:
         notes=(),
         cpu_s=0.0,
     )
-    return draw_scatter(error_scatter(merged))[1]
+    return draw_scatter(scatter_of(merged))[1]
 
 
 def page_text(

@@ -25,8 +25,6 @@ from apex_sim.plan.precision import KV_DTYPES, WEIGHT_DTYPES, Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.preset import Preset
-from apex_sim.preset.sglang import SGLANG
-from apex_sim.preset.trtllm import TRTLLM
 from apex_sim.preset.vllm import VLLM_0_6
 from apex_sim.truth.case import Case, Deployment
 from apex_sim.truth.case_load import draw_case_load
