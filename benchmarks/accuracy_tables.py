@@ -200,27 +200,39 @@ def _fits(folder: Path) -> Mapping[str, Any]:
     return merged
 
 
-#: The groups of a leave-one-out result, and what their table says of them.
+#: The groups of a leave-one-out result, those to lead with first, and what their table says of them.
 LEFT_OUT = {
-    "fitted": "fitted on all",
     "left_out_source": "source left out",
-    "left_out_model": "model left out",
-    "left_out_device": "device left out",
+    "left_out_model": "model that no fit saw",
+    "left_out_device": "device that no fit saw",
+    "fitted": "fitted",
+    "as_shipped": "as shipped",
 }
 
 
 def left_out_table(result: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Return errors on what no fit saw beside those of the fit, from the result of `fit_presets.py`."""
+    """Return errors on what no fit saw and those of the fit, from the result of `fit_presets.py`.
+
+    The last column compares with the fitted error of the same source, else with the mean over sources.
+    """
     rows = []
-    fitted = {(row["preset"], row["metric"]): row["median_frac"] for row in result.get("fitted", ())}
     for group, title in LEFT_OUT.items():
         for row in result.get(group, ()):
-            base = fitted.get((row["preset"], row["metric"]))
-            times = f"{row['median_frac'] / base:.1f}" if base and group != "fitted" else ""
+            base = _fitted_frac(result.get("fitted", ()), row)
+            times = f"{row['median_frac'] / base:.1f}" if base and group.startswith("left_out") else ""
             cells = (percent(row["median_frac"]), percent(row["p90_frac"]), percent(row["bias_frac"], sign=True))
-            rows.append((title, row["left_out"], row["preset"], row["metric"], row["n"], *cells, times))
-    header = ("", "left out", "preset", "metric", "n", "median", "p90", "bias", "times the fitted error")
-    return table(header, rows) if rows else "The result holds no row."
+            rows.append((title, row["left_out"], row["preset"], f"`{row['metric']}`", row["n"], *cells, times))
+    header = ("", "rows of", "preset", "metric", "n", "median", "p90", "bias", "times the fitted error")
+    parts = [table(header, rows) if rows else "The result holds no row."]
+    if missing := [f"* {row['preset']}: {row['reason']}." for row in result.get("not_left_out", ())]:
+        parts.append("Not left out, or not to be:\n\n" + "\n".join(missing))
+    return "\n\n".join(parts)
+
+
+def _fitted_frac(fitted: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> float | None:
+    mine = [one for one in fitted if (one["preset"], one["metric"]) == (row["preset"], row["metric"])]
+    same = [one for one in mine if one["left_out"] == row["left_out"]] or mine
+    return float(np.mean([one["median_frac"] for one in same])) if same else None
 
 
 def silicon_table(cases: Sequence[CaseResult], key: Callable[[CaseResult], str], title: str) -> str:

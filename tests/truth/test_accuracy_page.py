@@ -72,15 +72,19 @@ def test_results_are_shown_or_said_to_be_missing(page: ModuleType, tmp_path: Pat
     )
     (tmp_path / "fit_presets.txt").write_text("printed\n", encoding="utf-8")
     assert page.from_results(tmp_path, "fit_presets", show) == "```\nprinted\n```"
-    row = {"preset": "vllm-1", "left_out": "", "metric": "tpot", "n": 9, "median_frac": 0.02, "p90_frac": 0.1}
+    row = {"preset": "vllm-1", "left_out": "one", "metric": "tpot", "n": 9, "p90_frac": 0.1, "bias_frac": 0.01}
     result = {
-        "fitted": [row | {"bias_frac": 0.01}],
-        "left_out_model": [row | {"bias_frac": -0.01, "median_frac": 0.06}],
+        "fitted": [row | {"median_frac": 0.02}, row | {"left_out": "two", "median_frac": 0.04}],
+        "left_out_source": [row | {"median_frac": 0.06}],
+        "left_out_model": [row | {"left_out": "m, three", "median_frac": 0.06}],
+        "not_left_out": [{"preset": "sglang", "reason": "one source only"}],
     }
     (tmp_path / "fit_presets.json").write_text(json.dumps(result), encoding="utf-8")
     rows = page.from_results(tmp_path, "fit_presets", show).splitlines()[2:]
-    assert rows[0] == "| fitted on all |  | vllm-1 | tpot | 9 | 2.0 | 10.0 | +1.0 |  |"
-    assert rows[1].endswith("| 6.0 | 10.0 | -1.0 | 3.0 |")
+    assert rows[0].endswith("| 6.0 | 10.0 | +1.0 | 3.0 |")  # of the same source
+    assert rows[1].endswith("| 6.0 | 10.0 | +1.0 | 2.0 |")  # of the mean over sources
+    assert rows[2] == "| fitted | one | vllm-1 | `tpot` | 9 | 2.0 | 10.0 | +1.0 |  |"
+    assert rows[-1] == "* sglang: one source only."
 
 
 def test_the_notes_have_every_text_of_the_page(page: ModuleType) -> None:
