@@ -42,6 +42,9 @@ from apex_sim.units import BYTES_PER_NUMBER
 #: Devices whose kernels are predicted from another's fits with their own datasheet, not fitted.
 PREDICTED_FROM: Final = {"b300": "b200", "gb300": "gb200"}
 
+#: Engines whose experts run one kernel with and without expert parallelism: cutlass_kernels/moe_gemm of TensorRT-LLM.
+_ONE_KERNEL: Final = ("trtllm",)
+
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
@@ -57,6 +60,10 @@ class Calibrated:
     fits: Fits
     fallback: Roofline
     routing: Routing = DEFAULT_ROUTING
+
+    def of_engine(self, engine: str) -> Calibrated:
+        """Return the same back end with the kernels of an engine, where they were fitted by themselves."""
+        return self if engine == self.fits.engine else replace(self, fits=self.fits.of_engine(engine))
 
     @property
     def device(self) -> Device:
@@ -104,8 +111,10 @@ class Calibrated:
     def moe(self, n_tokens: float | Floats, experts: ExpertSizes, weight_dtype: str, activation_dtype: str) -> Parts:
         """Price one layer's experts on the fullest rank."""
         fit = self._fit("moe", weight_dtype, MoeCoefficients)
-        if experts.ep == 1:  # the engine's choice, else what vLLM runs for fp8 on Hopper without expert parallelism
-            fit = self._fit("moe", f"{weight_dtype}-{experts.kernel or 'triton'}", MoeCoefficients) or fit
+        triton = "" if self.fits.engine in _ONE_KERNEL else "triton"
+        kernel = experts.kernel or triton
+        if kernel and experts.ep == 1:  # what runs with expert parallelism is measured under the format's own name
+            fit = self._fit("moe", f"{weight_dtype}-{kernel}", MoeCoefficients) or fit
         if fit is None:
             return self.fallback.moe(n_tokens, experts, weight_dtype, activation_dtype)
         load = expert_load(n_tokens, experts.n_experts, experts.n_active_experts, experts.ep, self.routing)

@@ -24,11 +24,17 @@ class Fits:
     ----------
     device : whose datasheet figures scale the forms.
     fitted_device : name of the device whose fits are used; differs from `device` for a prediction.
+    engine : whose own kernels go before those that all engines share; "" for none.
     """
 
     device: Device
     fitted_device: str
+    engine: str = ""
     _read: dict[tuple[str, str], Fit[Any] | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def of_engine(self, engine: str) -> Fits:
+        """Return the fits of the device for another engine."""
+        return Fits(self.device, self.fitted_device, engine)
 
     @property
     def is_prediction(self) -> bool:
@@ -36,11 +42,15 @@ class Fits:
         return self.fitted_device != self.device.name
 
     def find(self, operator: str, precision: str, form: type[Any]) -> Fit[Any] | None:
-        """Return the fit of an operator in one precision or library, None where there is none."""
+        """Return the fit of an operator in one precision or library, None where there is none.
+
+        That of the engine's own kernel, whose name ends with the engine's, goes first.
+        """
         key = operator, precision
         if key not in self._read:
-            known = precision in fitted_precisions(self.fitted_device, operator)
-            self._read[key] = load_fit(self.fitted_device, operator, precision, form) if known else None
+            known = fitted_precisions(self.fitted_device, operator)
+            names = [name for name in (f"{precision}-{self.engine}", precision) if name in known]
+            self._read[key] = load_fit(self.fitted_device, operator, names[0], form) if names else None
         return self._read[key]
 
     def basis(self, fit: Fit[Any], **sizes: float | Floats) -> Basis:

@@ -167,12 +167,12 @@ def expert_cost(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Parts:
     """Price the routed experts of one layer for `n_tokens` of all ranks together."""
     ffn, precision = context.stage.ffn, context.shape.precision
     weight = precision.weight_dtype_of(context.model, "experts")
-    hidden, width = context.model.hidden_size, moe.intermediate_size / ffn.tp
-    n_matrices, name = 3 if moe.gated else 2, ""
-    kernel = context.shape.preset.expert_kernel(weight, context.cluster.device.architecture)
+    preset, hidden, width = context.shape.preset, context.model.hidden_size, moe.intermediate_size / ffn.tp
+    name = ""
+    kernel = preset.expert_kernel(weight, context.cluster.device.architecture)
     if kernel:
         name, (hidden, width) = kernel.name, kernel.padded(hidden, width)
-    fused = _fused(context, moe)
+    fused, n_matrices = _fused(context, moe), 3 if moe.gated else 2
     experts = ExpertSizes(moe.n_experts + fused, moe.n_active_experts + fused, hidden, width, n_matrices, ffn.ep, name)
     return context.cost.moe(n_tokens, experts, weight, _activation(precision, weight))
 
@@ -237,7 +237,7 @@ def _linear(context: StageContext, name: str, part: str, m: Floats, n: float, k:
     precision = context.shape.precision
     weight = precision.weight_dtype_of(context.model, part)
     activation = _activation(precision, weight)
-    if activation != "bf16":
+    if activation != "bf16" and not context.shape.preset.fuses_quantisation:
         yield "quantise", context.cost.quantise(m, k, weight, activation)
     yield name, context.cost.gemm(m, n, k, weight, activation)
 

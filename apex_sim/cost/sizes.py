@@ -60,7 +60,7 @@ class DecodeWork:
 class ExpertSizes:
     """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2.
 
-    `kernel` names the one that the engine chose of several, empty where the number format alone says it.
+    `kernel` names the one that the engine chose of several, empty where the number format and the engine say it.
     """
 
     n_experts: int

@@ -59,7 +59,9 @@ def tabulate_stage(
     """
     shape, ranks = context.shape, context.shape.preset.ranks
     graphs, packer = shape.preset.graphs, _Packer(at.N_SCALARS, at.N_HEADER)
-    largest = (shape.scheduler.max_graph_sequences or graphs.sizes[-1]) if shape.scheduler.cuda_graphs else 0
+    largest = (
+        (shape.scheduler.max_graph_sequences or max(graphs.sizes, default=0)) if shape.scheduler.cuda_graphs else 0
+    )
     sizes = tuple(size for size in graphs.sizes if size <= largest)
     header = {
         at.TOKENS_AT: packer.add(tokens.totals_s),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apex_sim.cost import step_tables as at
+from apex_sim.cost.calibrated import Calibrated
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
@@ -190,6 +191,8 @@ def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostM
     ------
     UnsupportedError : the model has cells without a cost.
     """
+    if isinstance(cost, Calibrated):
+        cost = cost.of_engine(shape.preset.engine)
     windows, speculation = model.attention_classes(), shape.scheduler.speculation
     if speculation is None:
         stages = [_stage_model(StageContext(cost, model, cluster, shape, index), windows) for index in range(shape.pp)]

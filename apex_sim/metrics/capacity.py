@@ -71,7 +71,7 @@ def instance_capacity_per_s(
     """
     shape = step_model.shape
     settings = shape.scheduler
-    held_tokens = prompt_tokens + (output_tokens if settings.policy == "no-evict" else output_tokens / 2)
+    held_tokens = prompt_tokens + (output_tokens if settings.policy.startswith("no-evict") else output_tokens / 2)
     n_running = max(1.0, _n_running(step_model, memory, reserved_tokens or held_tokens))
     if settings.policy in ("prefill-first", "sglang"):
         decode_s = _step_s(step_model, _decodes(step_model, n_running, held_tokens))

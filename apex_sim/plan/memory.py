@@ -135,7 +135,9 @@ def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> Stag
     )
     is_last = index == len(shape.stages) - 1
     draft_weight_bytes, draft_kv_bytes = draft_bytes(model, shape)
-    sampled_rows = min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs)
+    sampled_rows = scheduler.max_num_seqs
+    if not buffers.for_all_seqs:
+        sampled_rows = min(scheduler.max_num_batched_tokens, sampled_rows)
     kernel = shape.preset.expert_kernel(shape.precision.weight_dtype_of(model, "experts"), device.architecture)
     memory = StageMemory(
         total_bytes=device.memory_bytes,

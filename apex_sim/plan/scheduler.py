@@ -161,9 +161,10 @@ def _reservation(preset: Preset, budget_tokens: int, frac: float) -> Reservation
 
 def _memory_share_frac(preset: Preset, device: Device, budget_tokens: int, defaults: Defaults, n_devices: int) -> float:
     """Return the share of a device's memory that the engine takes by itself."""
-    reserve, n_sequences = preset.buffers.reserve, defaults.max_graph_sequences or preset.graphs.sizes[-1]
+    reserve = preset.buffers.reserve
     if reserve is None:
         return preset.gpu_memory_utilization_frac
+    n_sequences = defaults.max_graph_sequences or preset.graphs.sizes[-1]
     return reserve.share_frac(device.memory_bytes, budget_tokens, n_sequences, n_devices)
 
 
@@ -200,7 +201,8 @@ def _check(settings: SchedulerSettings, where: str) -> None:
             where=where,
             remedy="use policy prefill-first of preset vllm-0.6, the only one that swaps here",
         )
-    if settings.max_num_batched_tokens < settings.max_num_seqs:
+    # Chunks enter only beside decodes that fit, so that no more run than the budget holds; the rest is buffers.
+    if settings.max_num_batched_tokens < settings.max_num_seqs and settings.policy != "no-evict-chunked":
         raise InputError(
             f"max_num_batched_tokens {settings.max_num_batched_tokens} is below max_num_seqs {settings.max_num_seqs}",
             where=where,

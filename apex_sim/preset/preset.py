@@ -12,7 +12,9 @@ from typing import Literal
 
 from apex_sim.preset.expert_kernel import ExpertKernel
 
-BatchingPolicy = Literal["prefill-first", "chunked", "unified", "sglang", "no-evict", "max-utilization"]
+BatchingPolicy = Literal[
+    "prefill-first", "chunked", "unified", "sglang", "no-evict", "no-evict-chunked", "max-utilization"
+]
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
@@ -101,8 +103,9 @@ class Reservation:
 class Buffers:
     """Which device memory does the engine hold beside weights and KV blocks?
 
-    `logit_bytes` is the sampler's peak for each logit of the profiling run (which samples up to `max_num_seqs` rows),
-    `communicator_bytes` what one device's communicators hold when TP or PP is above one, `misc_bytes` the rest.
+    `logit_bytes` is the sampler's peak for each logit of the profiling run: of `max_num_seqs` rows, and of no more than
+    its tokens unless buffers are allocated `for_all_seqs`.  `communicator_bytes` is what one device's communicators
+    hold when TP or PP is above one, `misc_bytes` the rest.
     `reserved_peak` says that the engine subtracts what the allocator has reserved, so that forward and sampler peaks
     add up; otherwise it subtracts the peak of allocated bytes, and only the larger of the two counts.
 
@@ -120,6 +123,7 @@ class Buffers:
     kind: Literal["measured", "fitted", "assumed"]
     pool_rule: PoolRule = "share-of-memory"
     reserve: Reserve | None = None
+    for_all_seqs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +235,9 @@ class Preset:
     that lie behind a layer's sliding window, and `caches_prefixes` says that its prefix cache is built and on by
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
     without figures).  `engine_settings` are defaults that only this engine has, under its own names.  `expert_kernels`
-    says by weight format which of several kernels routed experts run in, `fuses_shared_expert` that a shared expert
-    runs with them.
+    says by weight format which kernel routed experts run in, where that alone does not say it, `fuses_shared_expert`
+    that a shared expert runs with them, and `fuses_quantisation` that activations are quantised by the kernels that
+    make them, not by ones of their own.
     """
 
     name: str
@@ -260,6 +265,7 @@ class Preset:
     factors: PhaseFactors = PhaseFactors()
     expert_kernels: Mapping[str, ExpertKernel] = field(default_factory=dict, hash=False)
     fuses_shared_expert: bool = False
+    fuses_quantisation: bool = False
 
     def expert_kernel(self, weight_dtype: str, architecture: str) -> ExpertKernel | None:
         """Return the kernel that experts of a weight format run in; None where the format alone says it."""

@@ -20,6 +20,10 @@ from apex_sim.preset.preset import (
 )
 from apex_sim.units import GIB, MIB
 
+_FIT: Final = (
+    "fitted by benchmarks/fit_presets.py to the closed loops of SGLang 0.5.6 that InferenceX published (DeepSeek-R1 "
+    "fp8 in blocks on 8 H200, 4 to 64 users)"
+)
 _GRAPH_SIZES: Final = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16))
 #: `max_running_requests` is 512 x pool tokens / context length, at least this and at most 4096.
 _LEAST_RUNNING: Final = 2048
@@ -84,16 +88,18 @@ SGLANG: Final = Preset(
     host=HostOverhead(
         step_s=1.5e-3,
         sequence_s=10e-6,
-        frontend_s=4e-3,
+        frontend_s=30e-3,
         prompt_token_s=4e-6,
+        between_steps_s=0.3e-3,
         source=(
-            "orders of magnitude; https://lmsys.org/blog/2024-12-04-sglang-v0-4/ sees no idle GPU between the "
+            f"between steps and before the queue: {_FIT}; the latter holds what prompt steps take to launch as well. "
+            "The rest orders of magnitude: https://lmsys.org/blog/2024-12-04-sglang-v0-4/ sees no idle GPU between the "
             "overlapped decode steps of 0.4 and gives no times of the processor"
         ),
-        kind="assumed",
+        kind="fitted",
         rank_s=50e-6,
     ),
-    slowdown=PromptSlowdown(1.05, 0.5, {}, 5500.0, "carried over from vllm-0.6, not measured", "assumed"),
+    slowdown=PromptSlowdown(1.0, 0.0, {}, 5500.0, f"none is seen; {_FIT}", "fitted"),
     buffers=Buffers(
         logit_bytes=0.0,
         reserved_peak=False,

@@ -14,13 +14,15 @@ from apex_sim.units import GIB, MIB
 #: `enable_padding` is off by default: a decode batch of 33 to 63 or of 65 to 127 runs without a graph.
 _GRAPH_SIZES: Final = (*range(1, 33), 64, 128)
 
+_BUDGETS: Final = {"no-evict": 8192, "no-evict-chunked": 8192, "max-utilization": 8192}
+
 TRTLLM: Final = Preset(
     name="trtllm",
     engine="trtllm",
     versions="1.x (PyTorch back end)",
     policy="no-evict",
     chunked_above_tokens=None,
-    defaults=(Defaults(0.0, (), 2048, {"no-evict": 8192, "max-utilization": 8192}, max_graph_sequences=128),),
+    defaults=(Defaults(0.0, (), 2048, _BUDGETS, max_graph_sequences=128),),
     block_size_tokens=32,
     gpu_memory_utilization_frac=0.90,
     watermark_frac=0.0,
@@ -63,7 +65,18 @@ TRTLLM: Final = Preset(
         kind="assumed",
         rank_s=50e-6,
     ),
-    slowdown=PromptSlowdown(1.05, 0.5, {}, 5500.0, "carried over from vllm-0.6, not measured", "assumed"),
+    slowdown=PromptSlowdown(
+        base=1.0,
+        growth=0.0,
+        growth_of={},
+        half_tokens=5500.0,
+        source=(
+            "none: with it the 20 H200 rows of docs/source/performance/perf-overview.md of release 1.0 are met within "
+            "2 % in the median without a fit"
+        ),
+        kind="assumed",
+    ),
+    fuses_quantisation=True,
     buffers=Buffers(
         logit_bytes=32.0,
         reserved_peak=False,
@@ -78,6 +91,8 @@ TRTLLM: Final = Preset(
         pool_rule="share-of-rest",
     ),
     sources=(
+        "fused quantisation: swiglu with quant_scale in tensorrt_llm/_torch/modules/gated_mlp.py, fp8 output of "
+        "attention in modules/attention.py; that of the norms' outputs has a kernel of its own at TP1, left out",
         "tensorrt_llm/llmapi/llm_args.py: max_batch_size, max_num_tokens and enable_chunked_prefill of BaseLlmArgs; "
         "free_gpu_memory_fraction, tokens_per_block and enable_block_reuse of KvCacheConfig",
         "tensorrt_llm/llmapi/llm_args.py: disable_overlap_scheduler and prefill_cuda_graph_backend of TorchLlmArgs",

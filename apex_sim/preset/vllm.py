@@ -23,8 +23,8 @@ _V0_FIT: Final = (
     "TP8 and two of TP2)"
 )
 _V1_FIT: Final = (
-    "fitted by hand to 9 closed loops of vLLM 0.13.0 that InferenceX published (gpt-oss-120b mxfp4 on H200; TP1 and "
-    "TP8, 4 and 64 users)"
+    "fitted by benchmarks/fit_presets.py to the closed loops of vLLM 0.11.2, 0.13.0 and 0.22.0 that InferenceX and "
+    "Nebius published (gpt-oss-120b mxfp4 on H200; TP1 to TP8, 1 to 256 users)"
 )
 
 VLLM_0_6: Final = Preset(
@@ -126,10 +126,12 @@ VLLM_1: Final = Preset(
     host=HostOverhead(
         step_s=1.5e-3,
         sequence_s=20e-6,
-        frontend_s=4e-3,
-        prompt_token_s=4e-6,
-        source=f"times before the queue: {_V1_FIT}; the rest orders of magnitude, hidden by asynchronous scheduling",
-        kind="assumed",
+        frontend_s=5.5e-3,
+        prompt_token_s=4.2e-6,
+        between_steps_s=0.6e-3,
+        source=f"between steps and before the queue: {_V1_FIT}; the rest orders of magnitude, hidden by asynchronous "
+        "scheduling",
+        kind="fitted",
     ),
     expert_kernels={
         "mxfp4": ExpertKernel(
@@ -148,12 +150,12 @@ VLLM_1: Final = Preset(
         ),
     },
     slowdown=PromptSlowdown(
-        base=1.05,
-        growth=0.5,
-        growth_of={"mxfp4": 0.9},
+        base=1.0,
+        growth=0.0,
+        growth_of={},
         half_tokens=5500.0,
-        source=f"mxfp4: {_V1_FIT}; other formats: {_V0_FIT}, carried over",
-        kind="assumed",
+        source=f"none is seen in compiled steps once the kernels are those that ran; {_V1_FIT}",
+        kind="fitted",
     ),
     buffers=Buffers(
         logit_bytes=32.0,

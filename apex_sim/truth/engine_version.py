@@ -14,6 +14,7 @@ from apex_sim.errors import UnsupportedError, shorten
 from apex_sim.preset.preset import Preset
 from apex_sim.preset.sglang import SGLANG
 from apex_sim.preset.trtllm import TRTLLM
+from apex_sim.preset.trtllm_cpp import TRTLLM_0_14
 from apex_sim.preset.vllm import VLLM_0_6, VLLM_1
 
 Release = tuple[int, int]
@@ -48,7 +49,9 @@ ENGINE_RELEASES: Final = (
     EngineReleases("sglang", (0, 5), (0, 6), SGLANG),
     EngineReleases("sglang", (0, 6), (1, 0), SGLANG, "its rules were read in 0.5"),
     EngineReleases("sglang", (1, 0), _LAST, None, "no preset was made from a release near it"),
-    EngineReleases("trtllm", (0, 0), (1, 0), None, "the C++ runtime is not built yet"),
+    EngineReleases("trtllm", (0, 0), (0, 14), TRTLLM_0_14, "its rules were read in 0.14"),
+    EngineReleases("trtllm", (0, 14), (0, 15), TRTLLM_0_14),
+    EngineReleases("trtllm", (0, 15), (1, 0), TRTLLM_0_14, "its rules were read in 0.14; both default to C++ engines"),
     EngineReleases("trtllm", (1, 0), _LAST, TRTLLM),
 )
 

@@ -26,10 +26,11 @@ from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
 from apex_sim.preset.preset import Preset
 from apex_sim.preset.vllm import VLLM_0_6
-from apex_sim.truth.case import Case, Deployment
+from apex_sim.truth.case import Case, Deployment, EngineSettings
 from apex_sim.truth.case_load import draw_case_load
 from apex_sim.truth.engine_version import preset_of_release
 from apex_sim.truth.published_settings import published_settings
+from apex_sim.truth.trtllm_bench import bench_run
 from apex_sim.workload.workload import Workload
 
 #: First release in which asynchronous scheduling is on by itself: 0.14.0, vllm/config/vllm.py; 0.11.0 and 0.13.0 have
@@ -81,23 +82,25 @@ def make_replay(case: Case, folder: Path) -> Replay:
     """
     deployment = case.deployment
     preset, nearest = preset_of_release(deployment.engine, deployment.engine_version)
-    published = published_settings(case)
-    known: list[str] = []
+    known, published = [nearest] if nearest else [], published_settings(case)
     if published:
         case, filled = published.fill(case)
         preset, captured = published.captured(preset)
-        known = [*filled, *captured]
+        known += [*filled, *captured]
     model, cluster = _model(deployment), _cluster(deployment)
     precision, notes = _precision(deployment, model)
     workload = draw_case_load(case, folder)
-    settings, assumed = _settings(case, preset, model, cluster)
+    run, stated, policy = bench_run(case, preset, model, cluster.device, precision), case.settings, None
+    if run:
+        preset, stated, policy, notes = run.preset, run.settings, run.policy, [*notes, *run.notes]
+    settings, assumed = _settings(case, stated, preset, model, cluster, policy)
     _require_lengths(workload, settings.max_model_len)
     _require_whole_prompts(workload, settings)
     tp, attention_dp = _attention(deployment)
     layers = balanced_split(model.n_layers, deployment.pp or 1)
     stages = tensor_pipeline_stages(layers, tp, attention_dp, ep=(deployment.ep or 1) > 1)
     shape = Shape(cluster.device.name, stages, precision, settings, preset)
-    if case.settings.max_model_len is None and preset.engine in ("sglang", "trtllm"):
+    if stated.max_model_len is None and preset.engine in ("sglang", "trtllm"):
         shape = _cut_context(model, cluster, shape)
         assumed.append(f"max_model_len: what the pool holds of the model's context, {shape.scheduler.max_model_len}")
         _require_lengths(workload, shape.scheduler.max_model_len)
@@ -108,8 +111,7 @@ def make_replay(case: Case, folder: Path) -> Replay:
         assumed.append(f"n_gpu_blocks: {case.settings.n_gpu_blocks} measured, {n_blocks} simulated")
     if plan.n_instances > 1:
         assumed.append(f"requests go to the {plan.n_instances} instances in turn")
-    said = (nearest,) if nearest else ()
-    return Replay(model, cluster, plan, workload, (*said, *notes, *known, *assumed, *workload.notes))
+    return Replay(model, cluster, plan, workload, (*known, *notes, *assumed, *workload.notes))
 
 
 def _attention(deployment: Deployment) -> tuple[int, int]:
@@ -168,9 +170,10 @@ def _precision(deployment: Deployment, model: Model) -> tuple[Precision, list[st
     ]
 
 
-def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tuple[SchedulerSettings, list[str]]:
-    """Return the scheduler's settings and a note for each that the case leaves to the engine."""
-    stated = case.settings
+def _settings(
+    case: Case, stated: EngineSettings, preset: Preset, model: Model, cluster: Cluster, policy: str | None
+) -> tuple[SchedulerSettings, list[str]]:
+    """Return the scheduler's settings and a note for each of those `stated` that is left to the engine."""
     if stated.prefix_cache:
         raise UnsupportedError("a prefix cache is not simulated yet")
     if stated.speculation and stated.speculation.lower() not in _NO_SPECULATION:
@@ -183,7 +186,7 @@ def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tup
             tp=_attention(case.deployment)[0],
             attention_dp=_attention(case.deployment)[1],
             pp=case.deployment.pp or 1,
-            policy=_policy(preset, stated.chunked_prefill),
+            policy=policy or _policy(preset, stated.chunked_prefill),
             max_num_seqs=stated.max_num_seqs,
             max_num_batched_tokens=stated.max_num_batched_tokens,
             block_size_tokens=stated.block_size,
@@ -205,6 +208,8 @@ def _settings(case: Case, preset: Preset, model: Model, cluster: Cluster) -> tup
         "async_scheduling": int(settings.async_scheduling),
         "custom_all_reduce": int(settings.custom_all_reduce),
     }
+    if policy:
+        del chosen["chunked_prefill"]
     notes = [
         f"{name}: the engine's default, {value}" for name, value in chosen.items() if getattr(stated, name) is None
     ]
@@ -218,9 +223,10 @@ def _policy(preset: Preset, chunked_prefill: int | None) -> str | None:
         return None
     if preset.name == VLLM_0_6.name:
         return "chunked" if chunked_prefill else "prefill-first"
-    if bool(chunked_prefill) is (preset.engine == "trtllm"):
-        has = "with" if chunked_prefill else "without"
-        raise UnsupportedError(f"preset {preset.name} {has} chunked prefill is not built yet")
+    if preset.engine == "trtllm":
+        return "no-evict-chunked" if chunked_prefill else "no-evict"
+    if not chunked_prefill:
+        raise UnsupportedError(f"preset {preset.name} without chunked prefill is not built yet")
     return None
 
 
@@ -242,4 +248,4 @@ def _require_lengths(workload: Workload, max_model_len: int) -> None:
 def _require_whole_prompts(workload: Workload, settings: SchedulerSettings) -> None:
     longest = int(np.max(workload.requests.prompt_tokens))
     if settings.policy == "no-evict" and longest > settings.max_num_batched_tokens:
-        raise UnsupportedError(f"a prompt of {longest} tokens needs chunked context, which is not built yet")
+        raise UnsupportedError(f"a prompt of {longest} tokens needs chunked context: policy no-evict-chunked")

@@ -12,9 +12,15 @@ from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
+from apex_sim.cost.step_model import compile_step_model
 from apex_sim.errors import UnsupportedError
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.hardware.device import load_device
+from apex_sim.model.load import load_model
+from apex_sim.plan.precision import Precision
+from apex_sim.plan.scheduler import resolve_settings
+from apex_sim.plan.shape import Shape, tensor_pipeline_stages
+from apex_sim.preset.load import load_preset
 
 LLAMA = AttentionSizes(32, 8, 128, "bf16")
 DEEPSEEK = LatentSizes(128, 512, 64, 128, 128, "bf16")
@@ -229,6 +235,14 @@ def test_plain_fp8_experts_take_what_the_tables_say() -> None:
     assert "moe_torch_flow_cutlass" in spread.basis.source
 
 
+@pytest.mark.parametrize("weight", ["bf16", "fp8", "fp8-block"])
+@pytest.mark.parametrize("device", ["h100-sxm", "h200-sxm"])
+@pytest.mark.parametrize("ep", [1, 8])
+def test_tensorrt_llm_is_priced_by_its_own_experts(device: str, weight: str, ep: int) -> None:
+    experts = ExpertSizes(8, 2, 4096, 14336.0 / 2, 3, ep)
+    assert "trtllm/1.3.0rc20" in _cost(device).of_engine("trtllm").moe(64.0, experts, weight, weight).basis.source
+
+
 @pytest.mark.parametrize("other", [{"latent_dim": 256}, {"rope_dim": 32}, {"nope_dim": 192}, {"value_dim": 256}])
 def test_latent_attention_of_unmeasured_sizes_is_the_rooflines(other: dict[str, int]) -> None:
     """The fits hold for DeepSeek's sizes alone: others must not be priced as if they had them."""
@@ -238,3 +252,29 @@ def test_latent_attention_of_unmeasured_sizes_is_the_rooflines(other: dict[str, 
         cost.latent_decode(DecodeWork(2.0, 1000.0), sizes),
     ):
         assert parts.basis.back_end == "roofline"
+
+
+def test_an_engines_own_kernels_go_before_those_that_all_share() -> None:
+    """TensorRT-LLM's decode kernel reads an fp8 cache faster than FlashAttention-3; its GEMMs are the shared ones."""
+    shared = calibrated_costs(load_device("h100-sxm"))
+    own = shared.of_engine("trtllm")
+    work, heads = DecodeWork(256.0, 256.0 * 2048), AttentionSizes(8, 1, 128, "fp8")
+    assert "/trtllm/" in own.decode_attention(work, heads).basis.source
+    ratio = own.decode_attention(work, heads).kernel_s / shared.decode_attention(work, heads).kernel_s
+    assert 0.6 < float(ratio) < 0.85
+    sources = {cost.gemm(64.0, 8192, 8192, "fp8", "fp8").basis.source for cost in (own, shared)}
+    assert len(sources) == 1
+    assert shared.of_engine("vllm").decode_attention(work, heads) == shared.decode_attention(work, heads)
+
+
+def test_fused_quantisation_has_no_kernel_of_its_own() -> None:
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("1xh100-sxm")
+    names = {}
+    for preset in (load_preset("trtllm-0.14"), load_preset("vllm-1")):
+        settings = resolve_settings(preset, cluster.device, 2048)
+        stages = tensor_pipeline_stages((model.n_layers,), 1, 1, ep=False)
+        shape = Shape(cluster.device.name, stages, Precision("fp8", "fp8"), settings, preset)
+        step_model = compile_step_model(model, cluster, shape, best_cost_model(cluster.device))
+        names[preset.name] = step_model.stages[0].tokens.names
+    assert "quantise" in names["vllm-1"]
+    assert "quantise" not in names["trtllm-0.14"]

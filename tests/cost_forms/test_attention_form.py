@@ -20,7 +20,7 @@ from apex_sim.cost.forms.prefill_attention import (
 )
 from apex_sim.hardware.device import load_device
 
-BYTES = {"bf16-kv": 2.0, "fp8-kv": 1.0}
+BYTES = {"bf16-kv": 2.0, "fp8-kv": 1.0, "bf16-kv-trtllm": 2.0, "fp8-kv-trtllm": 1.0}
 NEWEST = ["h100-sxm", "h200-sxm", "b200"]
 
 
@@ -219,7 +219,10 @@ def test_latent_prefill_costs_its_expanded_heads(device: str, cache: str) -> Non
 @pytest.mark.parametrize("operator", ["prefill_attention", "decode_attention"])
 @pytest.mark.parametrize("device", [*NEWEST, "a100-sxm-80gb", "l40s"])
 def test_recorded_errors_keep_the_floors(device: str, operator: str) -> None:
-    """Median error on held-out head configurations, the largest tenth no worse than twice the rest, and bias."""
+    """Median error on held-out head configurations, the largest tenth no worse than twice the rest, and bias.
+
+    Kernels of other engines than those that the form was made for keep the floors of older devices.
+    """
     for cache in fitted_precisions(device, operator):
         fit: Fit[PrefillCoefficients] | Fit[DecodeCoefficients]
         if operator == "prefill_attention":
@@ -230,9 +233,10 @@ def test_recorded_errors_keep_the_floors(device: str, operator: str) -> None:
         assert "aiconfigurator-core" in fit.source
         assert fit.range["batch_size"][0] == 1
         assert held_out.n_families >= 8
-        assert held_out.median_frac <= (0.10 if device in NEWEST else 0.15)
+        strict = device in NEWEST and not cache.endswith("-trtllm")
+        assert held_out.median_frac <= (0.10 if strict else 0.15)
         assert held_out.top_decile_median_frac <= 2 * held_out.median_frac
-        assert device not in NEWEST or abs(held_out.bias_frac) <= 0.05
+        assert not strict or abs(held_out.bias_frac) <= 0.05
 
 
 def test_the_recorded_error_can_be_measured_again() -> None:

@@ -47,6 +47,7 @@ NAMES = [
     *("prefill-first", "chunked", "sglang", "sglang-async"),
     *("unified", "unified-async", "unified", "unified-async"),
     *("no-evict", "no-evict-async", "max-utilization", "max-utilization-async"),
+    *("no-evict-chunked", "no-evict-chunked-async"),
     *RESEARCH_POLICIES,
 ]
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
@@ -85,7 +86,7 @@ class Scenario:
 
 
 #: Policies of engines with attention DP.
-RANKED = ("unified", "sglang", "no-evict", "max-utilization")
+RANKED = ("unified", "sglang", "no-evict", "no-evict-chunked", "max-utilization")
 
 
 @cache

@@ -20,6 +20,7 @@ HELD = (
     "prefill-first",
     "sglang",
     "no-evict",
+    "no-evict-chunked",
     "max-utilization",
     "asynchronous",
     "PP > 1",

@@ -72,7 +72,7 @@ RULES = {
     "sglang: one prompt is chunked at a time": ("sglang.py", 'record["under_way"] = request + 1', "pass"),
     "no-evict: started requests keep their blocks to come": (
         "no_evict.py",
-        "n_left -= _blocks_at_end(state, request)",
+        "n_left -= blocks_at_end(state, request)",
         "n_left -= 0",
     ),
     "no-evict: a prompt pledges its whole output": (
@@ -84,6 +84,21 @@ RULES = {
         "no_evict.py",
         'state.engine[0]["budget"] - n_decodes',
         'state.engine[0]["budget"]',
+    ),
+    "no-evict-chunked: a chunk ends with a block": (
+        "no_evict_chunked.py",
+        'int(budget - budget % state.engine[0]["block_size"])',
+        "budget",
+    ),
+    "no-evict-chunked: a started prompt goes on before another starts": (
+        "no_evict_chunked.py",
+        "budget -= n_new\n    return budget",
+        "budget -= 0\n    return budget",
+    ),
+    "no-evict-chunked: started requests keep their blocks to come": (
+        "no_evict_chunked.py",
+        "n_left -= blocks_at_end(state, request)",
+        "n_left -= 0",
     ),
     "max-utilization: the youngest is paused": ("max_utilization.py", "if victim == request:", "if True:"),
     "max-utilization: the next token takes a block": (

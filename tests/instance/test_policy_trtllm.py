@@ -15,6 +15,7 @@ from apex_sim.errors import InputError
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.instance.policies.max_utilization import schedule_max_utilization
 from apex_sim.instance.policies.no_evict import schedule_no_evict
+from apex_sim.instance.policies.no_evict_chunked import schedule_no_evict_chunked
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.preset.load import load_preset
 
@@ -78,6 +79,47 @@ def test_an_end_at_the_limit_wastes_no_token_and_a_stop_wastes_one(policy: str) 
     engine = replace(NO_EVICT, policy=policy, async_scheduling=True)
     at_limit, stopped = (try_instance(engine, flat(), [(0.0, 4, 2, limit)]).batches for limit in (2, 9))
     assert ([step[0][2] for step in at_limit], [step[0][2] for step in stopped]) == ([4, 1], [4, 1, 1])
+
+
+CHUNKED = Engine("no-evict-chunked", n_blocks=100, max_num_batched_tokens=10)
+
+
+def test_a_prompt_above_the_budget_takes_several_steps_in_whole_blocks() -> None:
+    """Budget 10, blocks of 4: chunks of 8, 8 and the last 3, which need no whole block."""
+    queue = make_queue(CHUNKED)
+    put(queue, 19, limit=4)
+    steps = []
+    for _ in range(4):
+        step = schedule_no_evict_chunked(queue)
+        steps.append(shares(step))
+        end_step(step)
+    assert steps == [[(0, 8)], [(0, 8)], [(0, 3)], [(0, 1)]]
+
+
+def test_chunks_share_what_decodes_leave_and_the_rest_of_a_prompt_goes_first() -> None:
+    queue = make_queue(CHUNKED)
+    put(queue, 3, limit=4)
+    end_step(schedule_no_evict_chunked(queue))
+    put(queue, 11, 6, limit=4)
+    step = schedule_no_evict_chunked(queue)
+    assert shares(step) == [(0, 1), (0, 8)]  # of 9 tokens 8 are whole blocks, and the 1 left is none
+    end_step(step)
+    step = schedule_no_evict_chunked(queue)
+    assert shares(step) == [(0, 1), (0, 3), (1, 6)]  # 3 + 6 of the 9 that are left
+
+
+def test_a_chunked_prompt_pledges_all_its_blocks_at_its_start() -> None:
+    """20 + 4 tokens pledge 6 of 8 blocks, 8 + 4 the 3 that are not there."""
+    queue = make_queue(replace(CHUNKED, n_blocks=8, max_num_batched_tokens=64))
+    put(queue, 20, 8, limit=4)
+    assert shares(schedule_no_evict_chunked(queue)) == [(0, 20)]
+
+
+def test_more_seats_than_budget_hold_buffers_but_run_no_more_than_the_budget() -> None:
+    queue = make_queue(replace(CHUNKED, max_num_seqs=40, max_num_batched_tokens=4, block_size_tokens=1))
+    put(queue, 1, 1, 1, 1, 1, limit=9)
+    end_step(schedule_no_evict_chunked(queue))
+    assert shares(schedule_no_evict_chunked(queue)) == [(0, 1), (1, 1), (2, 1), (3, 1)]
 
 
 def test_max_utilization_starts_what_fits_now() -> None:

@@ -42,7 +42,7 @@ __all__ = ["Engine", "StepTime", "affine", "ask", "flat", "per_sequence", "serve
 #: Which engine serves: the readable one, or the compiled one.
 ENGINES = ("reference", "compiled")
 PRESET_OF = {"prefill-first": "vllm-0.6", "chunked": "vllm-0.6", "unified": "vllm-1", "sglang": "sglang"}
-PRESET_OF |= {"no-evict": "trtllm", "max-utilization": "trtllm"}
+PRESET_OF |= {"no-evict": "trtllm", "no-evict-chunked": "trtllm", "max-utilization": "trtllm"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,3 +226,25 @@ def test_contradictory_settings_are_refused(preset: str, given: dict[str, object
 def test_the_document_shows_what_the_script_prints() -> None:
     table = runpy.run_path(str(ROOT / "benchmarks" / "kv_capacity.py"))["table"]()
     assert table in (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+
+
+def test_buffers_for_all_seats_grow_with_the_batch_beyond_the_budget() -> None:
+    """TensorRT-LLM's C++ runtime holds logits of `max_batch_size` rows, PyTorch engines those of a profiled run."""
+    rows = {}
+    for name in ("trtllm-0.14", "trtllm"):
+        for n_seqs in (1024, 4096):
+            shape = _shape(8, preset=name, max_num_batched_tokens=2048)
+            scheduler = replace(shape.scheduler, max_num_seqs=n_seqs, max_num_batched_tokens=1024)
+            shape = replace(shape, scheduler=scheduler)
+            rows[name, n_seqs] = stage_memory(LLAMA_70B, H100, shape, 0).sampler_bytes
+    assert rows["trtllm-0.14", 4096] == 4 * rows["trtllm-0.14", 1024]
+    assert rows["trtllm", 4096] == rows["trtllm", 1024]
+
+
+def test_only_chunks_allow_more_seats_than_budget() -> None:
+    """Nobody starts without a token of the budget, so that seats beyond it only cost buffers."""
+    limits = {"max_num_seqs": 2048, "max_num_batched_tokens": 1024}
+    preset = load_preset("trtllm-0.14")
+    assert resolve_settings(preset, H100, 4096, policy="no-evict-chunked", **limits).max_num_seqs == 2048
+    with pytest.raises(InputError, match="is below max_num_seqs 2048"):
+        resolve_settings(preset, H100, 4096, policy="no-evict", **limits)

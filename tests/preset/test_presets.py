@@ -123,7 +123,8 @@ def test_reserve_is_at_least_ten_gib_on_large_devices_and_counts_at_least_2048_t
 def test_defaults_of_tensorrt_llm() -> None:
     preset = load_preset("trtllm")
     defaults = preset.defaults_on("h200-sxm", H200_BYTES, 8)
-    assert (defaults.max_num_seqs, defaults.budget_tokens) == (2048, {"no-evict": 8192, "max-utilization": 8192})
+    assert (defaults.max_num_seqs, defaults.budget_tokens) == (2048, dict.fromkeys(preset.policies, 8192))
+    assert preset.policies == ("no-evict", "no-evict-chunked", "max-utilization")
     assert (preset.block_size_tokens, preset.gpu_memory_utilization_frac) == (32, 0.9)
     assert (preset.buffers.pool_rule, preset.async_scheduling) == ("share-of-rest", True)
 

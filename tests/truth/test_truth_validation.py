@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apex_sim.cost.calibrated import best_cost_model
@@ -110,8 +111,10 @@ def test_lengths_beyond_any_model_are_refused_with_their_line(write_cases):
     [
         ({"engine": "sglang", "engine_version": "1.0"}, "engine sglang 1.0: no preset was made from a release near it"),
         ({"engine": "tgi"}, "engine tgi 0.13.0 is not built yet: known engines are vllm, sglang, trtllm"),
-        ({"engine": "trtllm", "engine_version": "0.14"}, "engine trtllm 0.14: the C++ runtime is not built yet"),
-        ({"engine": "trtllm", "engine_version": "1.0", "chunked_prefill": "1"}, "preset trtllm with chunked prefill"),
+        (
+            {"engine": "sglang", "engine_version": "0.5.6", "chunked_prefill": "0"},
+            "preset sglang without chunked prefill",
+        ),
         (
             {
                 "engine": "trtllm",
@@ -235,17 +238,21 @@ def test_published_cases_are_replayed_or_skipped_with_a_reason():
         assert case.skipped_reason == ""
         # A datasheet roofline and assumed host times; the measured step was 20.4 ms.
         assert case.predicted["itl_mean_s"] == pytest.approx(0.0204, rel=0.25)
-    old = validate_serving(serving / "cases.csv", sources=["trtllm_perf_v0.14"])
-    assert old.summary.n_replayed == 0
-    assert set(old.summary.n_skipped_by_reason) == {"engine trtllm 0.14: the C++ runtime is not built yet"}
+    offline = validate_serving(serving / "cases.csv", sources=["trtllm_perf_v0.14", "trtllm_perf_v1.0"])
+    assert offline.summary.n_replayed == 150
+    errors = [case.error["output_tokens_per_s"] for case in offline.cases]
+    assert np.median(np.abs(errors)) < 0.08
+    assert offline.cpu_s < 120.0
 
 
 def test_other_engines_cut_the_context_to_the_pool_and_take_the_number_of_requests_from_their_overview(write_cases):
     change = {"engine": "trtllm", "engine_version": "1.0", "load_kind": "offline", "n_requests": "", "concurrency": ""}
     change |= {"isl_tokens": "2048", "osl_tokens": "128", "max_model_len": "", "chunked_prefill": ""}
     replay = replay_of(write_cases(change))
-    settings = replay.plan.instances[0][0].scheduler
-    assert (settings.policy, settings.max_num_batched_tokens, replay.workload.requests.n) == ("no-evict", 8192, 3000)
+    shape = replay.plan.instances[0][0]
+    settings = shape.scheduler
+    assert (settings.policy, settings.max_model_len, replay.workload.requests.n) == ("no-evict", 2176, 3000)
+    assert shape.preset.graphs.padded(1025) == 2048
     assert any(note.startswith("n_requests: 3000") for note in replay.notes)
     sglang = {"engine": "sglang", "engine_version": "0.5.6", "max_num_batched_tokens": "32768", "max_model_len": ""}
     settings = replay_of(write_cases(sglang)).plan.instances[0][0].scheduler

@@ -35,7 +35,7 @@ def _decide(state: State, queue: int) -> None:
     n_before, n_left = record["n_running"], record["n_free"]
     for index in range(n_before):
         request = running[queue, index]
-        n_left -= _blocks_at_end(state, request) - state.requests[request]["blocks"]
+        n_left -= blocks_at_end(state, request) - state.requests[request]["blocks"]
     for index in range(n_before):
         request = running[queue, index]
         if decodes_now(state, request):
@@ -54,7 +54,7 @@ def _admit(state: State, queue: int, n_left: int, budget: int) -> int:
     record, engine, n_rejected = state.queues[queue], state.engine[0], 0
     while record["n_waiting"] > 0 and record["n_running"] < engine["max_num_seqs"]:
         request = head(state, queue)
-        n_new, needed = n_uncomputed(state, request), _blocks_at_end(state, request)
+        n_new, needed = n_uncomputed(state, request), blocks_at_end(state, request)
         if n_new > engine["budget"]:
             reject_head(state, queue, at.PROMPT_EXCEEDS_BUDGET)
             n_rejected += 1
@@ -81,5 +81,6 @@ def decodes_now(state: State, request: int) -> bool:
 
 
 @inner
-def _blocks_at_end(state: State, request: int) -> int:
+def blocks_at_end(state: State, request: int) -> int:
+    """Return the blocks that a request holds once it has all of its output."""
     return blocks_for(state, state.requests[request]["prompt"] + state.requests[request]["limit"])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from apex_sim.instance.kernel.chunked import advance_chunked
 from apex_sim.instance.kernel.max_utilization import advance_max_utilization
 from apex_sim.instance.kernel.no_evict import advance_no_evict
+from apex_sim.instance.kernel.no_evict_chunked import advance_no_evict_chunked
 from apex_sim.instance.kernel.orca import advance_orca
 from apex_sim.instance.kernel.prefill_first import advance_prefill_first
 from apex_sim.instance.kernel.sarathi import advance_sarathi
@@ -23,6 +24,7 @@ COMPILED_POLICIES: dict[str, Callable[[State], None]] = {
     "unified": advance_unified,
     "sglang": advance_sglang,
     "no-evict": advance_no_evict,
+    "no-evict-chunked": advance_no_evict_chunked,
     "max-utilization": advance_max_utilization,
     "sarathi": advance_sarathi,
     "splitfuse": advance_splitfuse,

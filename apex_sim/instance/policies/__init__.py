@@ -3,6 +3,7 @@
 from apex_sim.instance.policies.chunked import schedule_chunked
 from apex_sim.instance.policies.max_utilization import schedule_max_utilization
 from apex_sim.instance.policies.no_evict import schedule_no_evict
+from apex_sim.instance.policies.no_evict_chunked import schedule_no_evict_chunked
 from apex_sim.instance.policies.orca import schedule_orca
 from apex_sim.instance.policies.prefill_first import schedule_prefill_first
 from apex_sim.instance.policies.sarathi import schedule_sarathi
@@ -19,6 +20,7 @@ POLICIES = {
     "unified": schedule_unified,
     "sglang": schedule_sglang,
     "no-evict": schedule_no_evict,
+    "no-evict-chunked": schedule_no_evict_chunked,
     "max-utilization": schedule_max_utilization,
     "sarathi": schedule_sarathi,
     "splitfuse": schedule_splitfuse,

@@ -5,9 +5,9 @@ Rules of https://github.com/NVIDIA/TensorRT-LLM, cpp/tensorrt_llm/batch_manager/
 tensorrt_llm/_torch/pyexecutor/py_executor.py `_update_generation_requests_that_will_complete_next_iteration`: with
 overlap, a request that reaches its limit is not scheduled again.
 
-Not modelled: chunked context (off by default), reuse of blocks between requests (on by default) with its rule to hold
-a prompt back that could reuse another's blocks, batch waiting, `max_batch_size` requests for each pipeline stage (here
-`max_num_seqs` in all).
+Not modelled: chunked context (`no_evict_chunked` has it), reuse of blocks between requests (on by default) with its
+rule to hold a prompt back that could reuse another's blocks, batch waiting, `max_batch_size` requests for each pipeline
+stage (here `max_num_seqs` in all).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from apex_sim.instance.sequence import Entry, Sequence
 
 def schedule_no_evict(queue: SchedulerQueue) -> list[Entry]:
     """Return the next batch: a token of each running request, then whole prompts whose last block is free as well."""
-    n_left = queue.pool.n_free - sum(_blocks_at_end(queue, each) - each.n_blocks for each in queue.running)
+    n_left = queue.pool.n_free - sum(blocks_at_end(queue, each) - each.n_blocks for each in queue.running)
     batch = []
     for sequence in queue.running:
         if decodes_now(sequence):
@@ -27,7 +27,7 @@ def schedule_no_evict(queue: SchedulerQueue) -> list[Entry]:
     budget = queue.settings.max_num_batched_tokens - len(batch)
     while queue.waiting and len(queue.running) < queue.settings.max_num_seqs:
         sequence = queue.waiting[0]
-        n_new, needed = sequence.n_uncomputed, _blocks_at_end(queue, sequence)
+        n_new, needed = sequence.n_uncomputed, blocks_at_end(queue, sequence)
         if n_new > queue.settings.max_num_batched_tokens:
             queue.reject(queue.waiting.popleft(), f"prompt of {n_new} tokens exceeds the step budget")
             continue
@@ -48,5 +48,6 @@ def decodes_now(sequence: Sequence) -> bool:
     return sequence.n_uncomputed > 0
 
 
-def _blocks_at_end(queue: SchedulerQueue, sequence: Sequence) -> int:
+def blocks_at_end(queue: SchedulerQueue, sequence: Sequence) -> int:
+    """Return the blocks that a request holds once it has all of its output."""
     return queue.pool.blocks_for(sequence.prompt_tokens + sequence.max_output_tokens)
