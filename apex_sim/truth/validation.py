@@ -44,8 +44,8 @@ class CaseResult:
 
     `predicted`, `error` (signed, relative) and `interval` have the keys of `measured`, the columns of the CSV; they are
     empty for a case that was skipped, and `skipped_reason` is empty for one that was replayed.  An `interval` holds the
-    truth with 80 % as estimated without the case's own source; None where the run does not define the metric.  `axes` is
-    the case's place on each axis of the summary, `note` the file's own.
+    truth with 80 % as estimated without the case's own source; None where the run does not define the metric.  `axes`
+    is the case's place on each axis of the summary, `note` the file's own.
     """
 
     case_id: str
