@@ -54,6 +54,8 @@ HOPPER_NOTES = {
     "fp8-triton": "what vLLM runs on Hopper; priced without expert parallelism only",
     "fp8-block": "what vLLM runs on Hopper with expert parallelism",
     "fp8-block-triton": "what vLLM runs on Hopper without expert parallelism",
+    "bf16-trtllm": "what TensorRT-LLM runs on Hopper",
+    "fp8-block-trtllm": "what TensorRT-LLM runs on Hopper",
 }
 
 
@@ -66,19 +68,16 @@ class Choice:
     table: str
 
 
-#: On Hopper vLLM 0.24's table of plain fp8 holds a FlashInfer kernel without its tuned tactics: 3 to 6 times slower
-#: than what vLLM 0.19 and TensorRT-LLM run in the same layers, and slower than bf16.
-#: In bf16 TensorRT-LLM's kernel is faster than vLLM's from about 1,000 tokens on, and priced for that engine alone.
+_TRTLLM = ("trtllm/1.3.0rc20", "moe_torch_flow_cutlass")
+#: Kernels that are fitted on Hopper beside those of vLLM's newest table.
 HOPPER_CHOICES = {
-    "bf16": (
-        Choice("vllm", "vllm_unquantizedfusedmoe_triton_tritonexperts", "bf16"),
-        Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "bf16-trtllm"),
-    ),
-    "fp8": (
-        Choice("trtllm/1.3.0rc20", "moe_torch_flow_cutlass", "fp8"),
-        Choice("vllm/0.19.0", "vllm_fused_moe", "fp8-triton"),
-    ),
+    "bf16": (Choice(*_TRTLLM, "bf16-trtllm"),),
+    "fp8": (Choice(*_TRTLLM, "fp8"), Choice("vllm/0.19.0", "vllm_fused_moe", "fp8-triton")),
+    "fp8-block": (Choice(*_TRTLLM, "fp8-block-trtllm"),),
 }
+#: Formats for which vLLM 0.24's table on Hopper holds a FlashInfer kernel without its tuned tactics: 3 to 6 times
+#: slower than what vLLM 0.19 and TensorRT-LLM run in the same layers, and slower than bf16.
+HOPPER_UNTUNED = ("fp8",)
 #: Table whose one training family cannot tell pairs from bytes of rows or numbers of experts: these coefficients are
 #: those of the same kernel on a device where many families were measured.
 BORROWING = "bf16-cutlass"
@@ -281,10 +280,11 @@ def fit_device(data: Path, device_name: str, precisions: list[str]) -> dict[str,
 
 
 def chosen_rows(data: Path, device: Device, precision: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield (name of the fit, source, rows) of each kernel to fit: vLLM's newest ones where none is chosen."""
-    number_format = OPERANDS[precision].table_name
-    choices = HOPPER_CHOICES.get(precision, ()) if device.architecture == "hopper" else ()
-    for back_end in dict.fromkeys(choice.back_end for choice in choices) or ("vllm",):
+    """Yield (name of the fit, source, rows) of each kernel to fit: those of vLLM's newest table and those chosen."""
+    number_format, hopper = OPERANDS[precision].table_name, device.architecture == "hopper"
+    choices = HOPPER_CHOICES.get(precision, ()) if hopper else ()
+    back_ends = [] if hopper and precision in HOPPER_UNTUNED else ["vllm"]
+    for back_end in dict.fromkeys([*back_ends, *(choice.back_end for choice in choices)]):
         found = kernel_tables.load(data, kernel_tables.DEVICES[device.name], "moe/moe", back_end)
         if found is None:
             continue

@@ -42,9 +42,6 @@ from apex_sim.units import BYTES_PER_NUMBER
 #: Devices whose kernels are predicted from another's fits with their own datasheet, not fitted.
 PREDICTED_FROM: Final = {"b300": "b200", "gb300": "gb200"}
 
-#: Engines whose experts run one kernel with and without expert parallelism: cutlass_kernels/moe_gemm of TensorRT-LLM.
-_ONE_KERNEL: Final = ("trtllm",)
-
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
@@ -111,8 +108,8 @@ class Calibrated:
     def moe(self, n_tokens: float | Floats, experts: ExpertSizes, weight_dtype: str, activation_dtype: str) -> Parts:
         """Price one layer's experts on the fullest rank."""
         fit = self._fit("moe", weight_dtype, MoeCoefficients)
-        if experts.ep == 1 and self.fits.engine not in _ONE_KERNEL:  # others run Triton without expert parallelism
-            fit = self._fit("moe", f"{weight_dtype}-triton", MoeCoefficients) or fit
+        if experts.ep == 1 or experts.kernels != "triton":  # on Hopper Triton's fp8 kernels run at EP 1 only
+            fit = self._fit("moe", f"{weight_dtype}-{experts.kernels}", MoeCoefficients) or fit
         if fit is None:
             return self.fallback.moe(n_tokens, experts, weight_dtype, activation_dtype)
         load = expert_load(n_tokens, experts.n_experts, experts.n_active_experts, experts.ep, self.routing)

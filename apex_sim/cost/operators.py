@@ -169,7 +169,10 @@ def expert_cost(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Parts:
     weight = precision.weight_dtype_of(context.model, "experts")
     width = moe.intermediate_size / ffn.tp
     n_matrices = 3 if moe.gated else 2
-    experts = ExpertSizes(moe.n_experts, moe.n_active_experts, context.model.hidden_size, width, n_matrices, ffn.ep)
+    experts = ExpertSizes(
+        moe.n_experts, moe.n_active_experts, context.model.hidden_size, width, n_matrices, ffn.ep,
+        context.shape.preset.expert_kernels,
+    )  # fmt: skip
     return context.cost.moe(n_tokens, experts, weight, _activation(precision, weight))
 
 

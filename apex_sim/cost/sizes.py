@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from apex_sim.cost.parts import Floats
+from apex_sim.preset.preset import ExpertKernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ class DecodeWork:
 
 @dataclass(frozen=True, slots=True)
 class ExpertSizes:
-    """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2."""
+    """Experts of one layer: `width` columns on one device, spread over `ep` ranks; 3 matrices with a gate, else 2.
+
+    `kernels` names the engine's own kernels, where it has others than those that a format is usually run with.
+    """
 
     n_experts: int
     n_active_experts: int
@@ -66,3 +70,4 @@ class ExpertSizes:
     width: float
     n_matrices: int
     ep: int = 1
+    kernels: ExpertKernels = "triton"

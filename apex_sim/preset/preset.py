@@ -16,6 +16,8 @@ BatchingPolicy = Literal[
 #: All-reduces of the engine itself, beside NCCL's: none, one- and two-shot kernels over peer memory, or these and, for
 #: larger messages, kernels over multicast memory of the NVLink switch.
 OwnAllReduce = Literal["none", "custom", "symmetric"]
+#: Whose kernels run the experts: the usual ones of vLLM and SGLang, Triton's among them, or TensorRT-LLM's own.
+ExpertKernels = Literal["triton", "trtllm"]
 PoolRule = Literal["share-of-memory", "share-of-free", "share-of-rest"]
 
 
@@ -232,6 +234,7 @@ class Preset:
     default.  `reservation` is the rule by which the engine keeps room for outputs (None: it does not, or by a rule
     without figures).  `fuses_quantisation` says that activations are quantised by the kernels that make them, not by
     ones of their own.  `engine_settings` are defaults that only this engine has, under its own names.
+    `expert_kernels` says whose kernels run the experts.
     """
 
     name: str
@@ -258,6 +261,7 @@ class Preset:
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
     fuses_quantisation: bool = False
+    expert_kernels: ExpertKernels = "triton"
 
     @property
     def policies(self) -> tuple[str, ...]:

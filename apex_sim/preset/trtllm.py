@@ -40,6 +40,7 @@ TRTLLM: Final = Preset(
         kind="assumed",
     ),
     own_all_reduce="custom",
+    expert_kernels="trtllm",
     graphs=Graphs(
         sizes=_GRAPH_SIZES,
         decode_only=True,

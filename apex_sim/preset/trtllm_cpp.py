@@ -27,6 +27,7 @@ TRTLLM_0_14: Final = Preset(
     queue_per_batch=False,
     frees_windows=False,
     own_all_reduce="custom",
+    expert_kernels="trtllm",
     graphs=Graphs(
         sizes=(),
         decode_only=True,

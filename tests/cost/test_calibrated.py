@@ -235,6 +235,16 @@ def test_plain_fp8_experts_take_what_the_tables_say() -> None:
     assert "moe_torch_flow_cutlass" in spread.basis.source
 
 
+@pytest.mark.parametrize("weight", ["bf16", "fp8", "fp8-block"])
+@pytest.mark.parametrize("device", ["h100-sxm", "h200-sxm"])
+@pytest.mark.parametrize("ep", [1, 8])
+def test_tensorrt_llm_is_priced_by_its_own_experts(device: str, weight: str, ep: int) -> None:
+    experts = ExpertSizes(8, 2, 4096, 14336.0 / 2, 3, ep, "trtllm")
+    assert "trtllm/1.3.0rc20" in _cost(device).moe(64.0, experts, weight, weight).basis.source
+    elsewhere = _cost("b200").moe(64.0, experts, weight, weight)
+    assert elsewhere == _cost("b200").moe(64.0, replace(experts, kernels="triton"), weight, weight)
+
+
 @pytest.mark.parametrize("other", [{"latent_dim": 256}, {"rope_dim": 32}, {"nope_dim": 192}, {"value_dim": 256}])
 def test_latent_attention_of_unmeasured_sizes_is_the_rooflines(other: dict[str, int]) -> None:
     """The fits hold for DeepSeek's sizes alone: others must not be priced as if they had them."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apex_sim.cost.calibrated import calibrated_costs
 from apex_sim.cost.forms.routing import expert_load
-from apex_sim.cost.operators import head_operators, joint_operators, tokenwise_operators
+from apex_sim.cost.operators import expert_cost, head_operators, joint_operators, tokenwise_operators
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.roofline import Roofline
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, ExpertSizes, LatentSizes, PrefillWork
@@ -317,3 +318,13 @@ def test_matrices_of_a_linear_attention_token_are_the_models_weights() -> None:
     assert flop == pytest.approx(2 * sum(layer.attention.n_matmul_params(2048) for layer in model.layers))
     halves = _sums(_context(model, 2), 1.0)["out_gemm"].compute_s
     assert float(halves) == pytest.approx(float(sums["out_gemm"].compute_s) / 2)
+
+
+@pytest.mark.parametrize(("preset", "source"), [("vllm-1", "vllm/0.24.0"), ("trtllm", "trtllm/1.3.0rc20")])
+def test_the_experts_run_on_the_engines_own_kernels(preset: str, source: str) -> None:
+    context = _context(load_model("mixtral-8x7b"), 2)
+    shape = replace(context.shape, preset=load_preset(preset))
+    context = replace(context, cost=calibrated_costs(H100.device), shape=shape)
+    ffn = context.layers[0].ffn
+    assert isinstance(ffn, MoeCell)
+    assert source in expert_cost(context, ffn, np.array([64.0])).basis.source

@@ -35,7 +35,7 @@ Sizes = Mapping[str, Floats]
 #: Bytes of one cached number behind each precision of attention.
 KV_BYTES: Final = {"bf16-kv": 2.0, "fp8-kv": 1.0}
 #: Where a library has several kernels for a number format, the less frequent ones carry a word of their name.
-_KERNELS: Final = ("triton", "marlin", "cutlass", "modular")
+_KERNELS: Final = ("triton", "marlin", "cutlass", "modular", "trtllm")
 
 
 def split_precision(precision: str) -> tuple[str, str]:

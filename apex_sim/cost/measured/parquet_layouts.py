@@ -24,7 +24,7 @@ EVERY_GATED: Final = "every_gated"
 #: Kernels of that collector.
 GATED_KERNELS: Final = ("vllm_fused_moe",)
 #: Kernels whose kind their names do not say: vLLM's fused_moe is its Triton kernel.
-KINDS: Final = {"vllm_fused_moe": "triton"}
+KINDS: Final = {"vllm_fused_moe": "triton", "moe_torch_flow_cutlass": "trtllm"}
 
 
 def _heads(c: Columns) -> dict[str, Floats]:
