@@ -41,7 +41,7 @@ TRTLLM_0_14: Final = Preset(
         pads=False,
     ),
     host=HostOverhead(
-        step_s=2.9e-3,
+        step_s=3e-3,
         sequence_s=3e-6,
         frontend_s=1e-3,
         prompt_token_s=0.0,
@@ -55,8 +55,8 @@ TRTLLM_0_14: Final = Preset(
     ),
     slowdown=PromptSlowdown(
         base=1.0,
-        growth=0.09,
-        growth_of={"bf16": 0.19},
+        growth=0.085,
+        growth_of={"bf16": 0.2},
         half_tokens=5500.0,
         source="growth fitted as the host time; base and half assumed, kernels of a plan follow without gaps",
         kind="fitted",

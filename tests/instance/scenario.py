@@ -47,7 +47,6 @@ NAMES = [
     *("prefill-first", "chunked", "sglang", "sglang-async"),
     *("unified", "unified-async", "unified", "unified-async"),
     *("no-evict", "no-evict-async", "max-utilization", "max-utilization-async"),
-    *("no-evict-chunked", "no-evict-chunked-async"),
     *RESEARCH_POLICIES,
 ]
 __all__ = ["InvariantError", "Scenario", "compare", "differences", "draw"]
@@ -86,7 +85,7 @@ class Scenario:
 
 
 #: Policies of engines with attention DP.
-RANKED = ("unified", "sglang", "no-evict", "no-evict-chunked", "max-utilization")
+RANKED = ("unified", "sglang", "no-evict", "max-utilization")
 
 
 @cache
@@ -175,6 +174,8 @@ def draw(rng: np.random.Generator) -> Scenario:
     )
     if policy == "prefill-first" and rng.random() < 0.6:
         settings = replace(settings, preemption="swap", max_num_seqs=16, max_num_batched_tokens=2 * LONGEST)
+    if policy == "no-evict" and settings.max_num_seqs % 2:  # half of them, without another draw
+        settings = replace(settings, policy="no-evict-chunked")
     preset = step_model.shape.preset
     host = replace(
         preset.host,

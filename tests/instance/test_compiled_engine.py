@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scenario import compare, draw
+from scenario import Scenario, compare, draw
 
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.static_fleet import asked_of
 from apex_sim.instance.compiled_instance import serve_compiled
+from apex_sim.instance.served import Served
 
 N_SCENARIOS, N_CHUNKS = 1600, 32
 
@@ -67,14 +68,30 @@ def test_a_leap_is_no_rare_event() -> None:
     n_steps = n_leapt = 0
     for seed in range(60):
         scenario = draw(np.random.default_rng(seed))
-        if scenario.shape.pp > 1:
+        if scenario.shape.pp > 1 or scenario.shape.scheduler.policy == "no-evict-chunked":
             continue
-        everyone = np.ones(scenario.workload.requests.n, dtype=bool)
-        served = serve_compiled(
-            scenario.shape, scenario.step_model, scenario.memory, asked_of(scenario.workload, scenario.shape, everyone)
-        )
+        served = _serve(scenario)
         n_steps, n_leapt = n_steps + served.steps.n_steps, n_leapt + served.n_leapt_steps
     assert n_leapt > 0.4 * n_steps
+
+
+def test_chunks_that_end_leave_decodes_to_leap_over() -> None:
+    """With one rank; attention DP leaps over nothing, and its drawn budgets of 16 tokens make chunks of most steps."""
+    n_steps = n_leapt = 0
+    for seed in range(240):
+        scenario = draw(np.random.default_rng(seed))
+        shape = scenario.shape
+        if shape.scheduler.policy != "no-evict-chunked" or shape.pp * shape.attention_dp > 1:
+            continue
+        served = _serve(scenario)
+        n_steps, n_leapt = n_steps + served.steps.n_steps, n_leapt + served.n_leapt_steps
+    assert n_leapt > 0.4 * n_steps > 0
+
+
+def _serve(scenario: Scenario) -> Served:
+    everyone = np.ones(scenario.workload.requests.n, dtype=bool)
+    asked = asked_of(scenario.workload, scenario.shape, everyone)
+    return serve_compiled(scenario.shape, scenario.step_model, scenario.memory, asked)
 
 
 def test_requests_that_can_never_end_are_an_error() -> None:
