@@ -111,9 +111,10 @@ class Calibrated:
     def moe(self, n_tokens: float | Floats, experts: ExpertSizes, weight_dtype: str, activation_dtype: str) -> Parts:
         """Price one layer's experts on the fullest rank."""
         fit = self._fit("moe", weight_dtype, MoeCoefficients)
-        triton = "" if self.fits.engine in _ONE_KERNEL else "triton"
-        kernel = experts.kernel or triton
-        if kernel and experts.ep == 1:  # what runs with expert parallelism is measured under the format's own name
+        kernel = experts.kernel
+        if not kernel and experts.ep == 1 and self.fits.engine not in _ONE_KERNEL:
+            kernel = "triton"  # with expert parallelism another runs, measured under the format's own name
+        if kernel:
             fit = self._fit("moe", f"{weight_dtype}-{kernel}", MoeCoefficients) or fit
         if fit is None:
             return self.fallback.moe(n_tokens, experts, weight_dtype, activation_dtype)

@@ -88,9 +88,9 @@ SGLANG: Final = Preset(
     host=HostOverhead(
         step_s=1.5e-3,
         sequence_s=10e-6,
-        frontend_s=30e-3,
+        frontend_s=40e-3,
         prompt_token_s=4e-6,
-        between_steps_s=0.3e-3,
+        between_steps_s=0.41e-3,
         source=(
             f"between steps and before the queue: {_FIT}; the latter holds what prompt steps take to launch as well. "
             "The rest orders of magnitude: https://lmsys.org/blog/2024-12-04-sglang-v0-4/ sees no idle GPU between the "

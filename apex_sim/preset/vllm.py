@@ -19,8 +19,8 @@ _LOGIT_BYTES_SOURCE: Final = (
 )
 
 _V0_FIT: Final = (
-    "fitted by hand to 8 of the 46 vLLM 0.6.0 servers that apex_plus published (Llama-3.1-70B bf16 on H100; the six of "
-    "TP8 and two of TP2)"
+    "fitted by benchmarks/fit_presets.py to the 46 vLLM 0.6.0 servers that apex_plus published (Llama-3.1-70B bf16 on "
+    "H100, TP2 to TP8)"
 )
 _V1_FIT: Final = (
     "fitted by benchmarks/fit_presets.py to the closed loops of vLLM 0.11.2, 0.13.0 and 0.22.0 that InferenceX and "
@@ -55,14 +55,14 @@ VLLM_0_6: Final = Preset(
         kind="assumed",
     ),
     host=HostOverhead(
-        step_s=4e-3,
-        sequence_s=220e-6,
-        frontend_s=4e-3,
+        step_s=4.3e-3,
+        sequence_s=210e-6,
+        frontend_s=6.5e-3,
         prompt_token_s=4e-6,
         source=f"{_V0_FIT}; https://github.com/vllm-project/vllm/issues/6854 sees about 4 ms a step as well",
         kind="fitted",
     ),
-    slowdown=PromptSlowdown(1.05, 0.5, {}, 5500.0, _V0_FIT, "fitted"),
+    slowdown=PromptSlowdown(1.05, 0.4, {}, 5500.0, _V0_FIT, "fitted"),
     buffers=Buffers(
         logit_bytes=32.0,
         reserved_peak=True,
@@ -126,9 +126,9 @@ VLLM_1: Final = Preset(
     host=HostOverhead(
         step_s=1.5e-3,
         sequence_s=20e-6,
-        frontend_s=5.5e-3,
-        prompt_token_s=4.2e-6,
-        between_steps_s=0.6e-3,
+        frontend_s=5.8e-3,
+        prompt_token_s=4e-6,
+        between_steps_s=0.53e-3,
         source=f"between steps and before the queue: {_V1_FIT}; the rest orders of magnitude, hidden by asynchronous "
         "scheduling",
         kind="fitted",

@@ -94,7 +94,7 @@ def test_skew_narrow_shards_and_cold_weights_cost_what_they_must(device_name: st
 def test_held_out_errors_of_the_committed_fits(device_name: str, name: str) -> None:
     held = load_fit(device_name, "moe", name, MoeCoefficients).held_out
     assert held.median_frac <= (0.225 if device_name in ("a100-sxm-80gb", "l40s") else 0.15)
-    assert held.n_rows >= 600
+    assert held.n_rows >= (300 if name.endswith("4a16-marlin") or name == "mxfp4-marlin" else 600)
 
 
 def test_sixteen_hundred_token_counts_take_milliseconds() -> None:

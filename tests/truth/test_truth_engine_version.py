@@ -41,7 +41,6 @@ def test_each_release_has_its_preset_and_says_when_it_is_the_nearest(engine, ver
 @pytest.mark.parametrize(
     ("engine", "version", "reason"),
     [
-        ("trtllm", "0.14", "engine trtllm 0.14: the C\\+\\+ runtime is not built yet"),
         ("sglang", "1.0", "engine sglang 1.0: no preset was made from a release near it"),
         ("tgi", "3.0", "engine tgi 3.0 is not built yet: known engines are vllm, sglang, trtllm"),
         ("vllm", "main", "engine vllm main is not built yet: the version must be a number"),
