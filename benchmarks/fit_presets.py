@@ -88,7 +88,7 @@ class Served:
         run = simulate_plan(
             self.replay.model, self.replay.cluster, plan, self.replay.workload, self.cost, compiled=compiled
         )
-        metrics = summarise(run, self.replay.cluster, Slo())
+        metrics = self.replay.as_streamed(summarise(run, self.replay.cluster, Slo()))
         return {name: metrics[name] for name in self.case.measured}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from apex_sim.errors import InputError, UnsupportedError
 from apex_sim.files import check
 from apex_sim.truth.case import Case, OfferedLoad
-from apex_sim.truth.harness_lengths import NOTE, harness_lengths
+from apex_sim.truth.harness_lengths import NOTE, drawn_lengths
 from apex_sim.workload.column import frozen
 from apex_sim.workload.draw import draw_workload
 from apex_sim.workload.spec import WorkloadSpec
@@ -63,7 +63,7 @@ def draw_case_load(case: Case, folder: Path) -> Workload:
     spec = check(WorkloadSpec, data, case.where)
     workload = draw_workload(spec, name=case.case_id, where=case.where, folder=folder)
     assumed = [] if n_requests == load.n_requests else [f"n_requests: {n_requests}, as for 0.14 at these lengths"]
-    lengths = harness_lengths(case)
+    lengths = drawn_lengths(case)
     if lengths is None:
         return replace(workload, notes=(*workload.notes, *_notes(load), *assumed))
     prompts, outputs = (frozen(tokens) for tokens in lengths)

@@ -23,7 +23,7 @@ _SOURCES: Final = ("inferencex", "silicon_inferencex", "nebius")
 NOTE: Final = "lengths: those that the benchmark's harness draws under its seed 0"
 
 
-def harness_lengths(case: Case) -> tuple[IntArray, IntArray] | None:
+def drawn_lengths(case: Case) -> tuple[IntArray, IntArray] | None:
     """Return prompt and output lengths of a run of that harness; None for other runs, or with a seed of its own.
 
     Examples

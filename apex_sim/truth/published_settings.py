@@ -18,13 +18,14 @@ class PublishedSettings:
     """Flags that a benchmark's script passes to its servers; None where it passes none.
 
     `spare_context_tokens` is what it adds to prompt and output for the longest context, `most_graph_tokens` the largest
-    CUDA graph.
+    CUDA graph, `stream_tokens` how many tokens a stream sends together.
     """
 
     source: str
     gpu_memory_utilization_frac: float | None = None
     spare_context_tokens: int | None = None
     most_graph_tokens: int | None = None
+    stream_tokens: int | None = None
 
     def fill(self, case: Case) -> tuple[Case, list[str]]:
         """Return the case with its empty cells filled in, and a note for each."""
@@ -35,6 +36,8 @@ class PublishedSettings:
         if stated.max_model_len is None and self.spare_context_tokens is not None and load.isl_tokens:
             chosen["max_model_len"] = load.isl_tokens + (load.osl_tokens or 0) + self.spare_context_tokens
         settings: EngineSettings = replace(stated, **chosen)
+        if self.stream_tokens:
+            chosen["tokens sent at a time"] = self.stream_tokens
         return replace(case, settings=settings), [f"{name}: {value}, {self.source}" for name, value in chosen.items()]
 
     def captured(self, preset: Preset) -> tuple[Preset, list[str]]:
@@ -53,7 +56,9 @@ _GPT_OSS: Final = PublishedSettings(
     spare_context_tokens=200,
     most_graph_tokens=2048,
 )
-_DEEPSEEK: Final = PublishedSettings(f"{_INFERENCEX}/dsr1_fp8_h200.sh", gpu_memory_utilization_frac=0.82)
+_DEEPSEEK: Final = PublishedSettings(
+    f"{_INFERENCEX}/dsr1_fp8_h200.sh", gpu_memory_utilization_frac=0.82, stream_tokens=10
+)
 #: Start of the source's name, engine, and start of the model's name.
 _PUBLISHED: Final = {
     ("inferencex", "vllm", "gpt-oss"): _GPT_OSS,

@@ -7,6 +7,7 @@ replayed as something else.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -42,13 +43,24 @@ _NO_SPECULATION: Final = ("0", "no", "none", "off", "false")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """What is simulated for a case; `notes` says what was assumed for its empty cells."""
+    """What is simulated for a case; `notes` says what was assumed for its empty cells.
+
+    The server sends `stream_tokens` at a time, which a client's inter-token latencies show.
+    """
 
     model: Model
     cluster: Cluster
     plan: Plan
     workload: Workload
     notes: tuple[str, ...]
+    stream_tokens: int = 1
+
+    def as_streamed(self, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Return the metrics as a client measures them: gaps between sendings, whose median is not known."""
+        seen, mean_s = dict(metrics), metrics["itl_mean_s"]
+        if self.stream_tokens > 1 and mean_s is not None:
+            seen |= {"itl_mean_s": mean_s * self.stream_tokens, "itl_median_s": None}
+        return seen
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -59,6 +71,7 @@ class Replay:
             self.plan,
             self.workload.load,
             self.workload.requests.content_hash(),
+            self.stream_tokens,
         )
 
     @property
@@ -111,7 +124,8 @@ def make_replay(case: Case, folder: Path) -> Replay:
         assumed.append(f"n_gpu_blocks: {case.settings.n_gpu_blocks} measured, {n_blocks} simulated")
     if plan.n_instances > 1:
         assumed.append(f"requests go to the {plan.n_instances} instances in turn")
-    return Replay(model, cluster, plan, workload, (*known, *notes, *assumed, *workload.notes))
+    stream_tokens = (published and published.stream_tokens) or 1
+    return Replay(model, cluster, plan, workload, (*known, *notes, *assumed, *workload.notes), stream_tokens)
 
 
 def _attention(deployment: Deployment) -> tuple[int, int]:

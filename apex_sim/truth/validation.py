@@ -236,7 +236,7 @@ def _run(replay: Replay) -> tuple[Outcome, float]:
     )
     compiled = compile_plan(model, cluster, replay.plan, cost)
     run = simulate_plan(model, cluster, replay.plan, workload, cost, compiled=compiled)
-    metrics = summarise(run, cluster, Slo())
+    metrics = replay.as_streamed(summarise(run, cluster, Slo()))
     drawn = workload.seed is not None
     spread = spread_of(Served(model, cluster, workload, cost, Slo(), compiled, run), drawn=drawn)
     return ({name: metrics[name] for name in MEASURED}, spread), time.process_time() - started_s
