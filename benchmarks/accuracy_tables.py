@@ -205,6 +205,7 @@ LEFT_OUT = {
     "left_out_source": "source left out",
     "left_out_model": "model that no fit saw",
     "left_out_device": "device that no fit saw",
+    "left_out_both": "model and device that no fit saw",
     "fitted": "fitted",
     "as_shipped": "as shipped",
 }

@@ -229,6 +229,11 @@ def groups(runs: Sequence[Served], key: Callable[[Case], str]) -> dict[str, list
     return found
 
 
+def name_of(case: Case) -> str:
+    """Return what an unseen run is grouped by."""
+    return f"{case.deployment.model} on {case.deployment.device}, {case.source}"
+
+
 def main() -> None:
     """Fit, leave out, print, and keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -243,6 +248,7 @@ def main() -> None:
         "left_out_source": [],
         "left_out_model": [],
         "left_out_device": [],
+        "left_out_both": [],
         "not_left_out": [],
     }
     for preset in PRIORS:
@@ -265,15 +271,21 @@ def main() -> None:
             result["not_left_out"].append({"preset": preset, "reason": "one source only: nothing is left to fit"})
         models = {run.case.deployment.model for run in train}
         devices = {run.case.deployment.device for run in train}
-        new_models = [run for run in unseen if run.case.deployment.model not in models]
-        for model, mine in groups(new_models, lambda case: f"{case.deployment.model}, {case.source}").items():
-            result["left_out_model"] += rows(preset, model, mine, values)
-        new_devices = [run for run in unseen if run.case.deployment.device not in devices]
-        for device, mine in groups(new_devices, lambda case: f"{case.deployment.device}, {case.source}").items():
-            result["left_out_device"] += rows(preset, device, mine, values)
-        for what, found in (("model", new_models), ("device", new_devices)):
-            if not found:
-                result["not_left_out"].append({"preset": preset, "reason": f"no run of another {what} in the files"})
+        for part, is_new in (
+            ("left_out_model", (True, False)),
+            ("left_out_device", (False, True)),
+            ("left_out_both", (True, True)),
+        ):
+            new = [
+                run
+                for run in unseen
+                if (run.case.deployment.model not in models, run.case.deployment.device not in devices) == is_new
+            ]
+            for name, mine in groups(new, name_of).items():
+                result[part] += rows(preset, name, mine, values)
+            if not new:
+                reason = f"no run with {part.removeprefix('left_out_')} unseen in the files"
+                result["not_left_out"].append({"preset": preset, "reason": reason})
     report(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -283,7 +295,7 @@ def report(result: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
     """Print parameters and errors."""
     for entry in result["parameters"]:
         print(entry["preset"], {name: float(f"{value:.3g}") for name, value in dict(entry["values"]).items()})
-    for part in ("fitted", "as_shipped", "left_out_source", "left_out_model", "left_out_device"):
+    for part in ("fitted", "as_shipped", "left_out_source", "left_out_model", "left_out_device", "left_out_both"):
         print(f"\n{part}: median, p90 of |error|, bias in percent")
         for row in result[part]:
             figures = " ".join(
