@@ -270,9 +270,14 @@ USERS = {
 } | {f"{name.replace('-', '_')}.py": name for name in COMPILED_POLICIES if name != "prefill-first"}
 
 
+#: Policies that some scenarios of another turn into.
+DRAWN_AS = {"no-evict-chunked": "no-evict"}
+
+
 def _users(rule: str) -> list[str]:
     named = rule.partition(":")[0].split(" and ")
-    return named if set(named) <= set(COMPILED_POLICIES) else USERS.get(RULES[rule][0], "").split()
+    users = named if set(named) <= set(COMPILED_POLICIES) else USERS.get(RULES[rule][0], "").split()
+    return [DRAWN_AS.get(user, user) for user in users]
 
 
 def _first_difference(
@@ -294,6 +299,7 @@ def _first_difference(
         "import sys, apex_sim, scenario\n"
         "assert apex_sim.__file__.startswith(sys.argv[1])\n"
         "users, seed, n_left = sys.argv[3:], -1, int(sys.argv[2])\n"
+        "assert set(users) <= {name.removesuffix('-async') for name in scenario.NAMES}\n"
         "while n_left:\n"
         "    seed += 1\n"
         "    if users and scenario.policy_of(seed) not in users:\n"
