@@ -28,12 +28,15 @@ def main() -> None:
     parser.add_argument(
         "--together", action="append", default=[], metavar="A,B", help="sources of one campaign, left out together"
     )
-    parser.add_argument("--without", action="append", default=[], metavar="SOURCE", help="leave out this source")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="SOURCE[@DEVICE]", help="leave out this source"
+    )
     parser.add_argument("--jobs", type=int, default=None)
     arguments = parser.parse_args()
     validations = [validate_serving(path, n_jobs=arguments.jobs) for path in arguments.cases]
     errors = case_errors(validations, [names.split(",") for names in arguments.together])
-    errors = [error for error in errors if error.case.source not in arguments.without]
+    without = set(arguments.without)
+    errors = [e for e in errors if not without & {e.case.source, f"{e.case.source}@{e.case.device}"}]
     validated = fit_validated(errors)
     if arguments.write:
         names = [path.parent.name if path.stem == "cases" else path.stem for path in arguments.cases]

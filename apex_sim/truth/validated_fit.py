@@ -2,7 +2,7 @@
 
 Groups of cases become rows of `validated.toml`.  How far intervals must be stretched is estimated by leaving out: each
 group is predicted from the others without its source, without its family, without its device and without its engine,
-and the stretch is what would have covered 80 % of the left-out errors.
+and the stretch is what would have covered most of the left-out errors.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _LEAST_LOG_SD: Final = 0.005
 _LEAST_PAIRS: Final = 4
 #: A throughput that answers less than this to slower steps is that of the load, not of the engine.
 _LEAST_GAIN: Final = 0.5
+#: Share of the errors that a stretch should hold.  Below 80 %, because devices and engines are left out beside sources,
+#: which asks for more than a new source does: cases whose source alone was left out are held 84 times in 100.
+_HELD: Final = 0.75
 #: Bounds of a stretch, and for how many sources the stretch of the wider kind counts.
 _STRETCH: Final = (0.5, 4.0)
 _PRIOR_SOURCES: Final = 1.0
@@ -199,13 +202,13 @@ def _stretches(ratios: Sequence[_Ratio]) -> dict[str, list[float]]:
 
 
 def _stretch(ratios: Sequence[_Ratio], prior: float) -> float:
-    """Return the weighted 80 % quantile of error over half-width, drawn to `prior` where few sources tell."""
+    """Return the weighted quantile of error over half-width, drawn to `prior` where few sources tell."""
     if not ratios:
         return prior
     values, weights = np.array([ratio[2] for ratio in ratios]), np.array([ratio[3] for ratio in ratios])
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order]) / weights.sum()
-    quantile = float(values[order][min(int(np.searchsorted(cumulated, LEVEL)), len(values) - 1)])
+    quantile = float(values[order][min(int(np.searchsorted(cumulated, _HELD)), len(values) - 1)])
     n_sources = float(weights.sum())
     drawn = (n_sources * math.log(max(quantile, 1e-3)) + _PRIOR_SOURCES * math.log(prior)) / (
         n_sources + _PRIOR_SOURCES
