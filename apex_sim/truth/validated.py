@@ -1,7 +1,7 @@
 """On which measured servers were an engine, a device and a model family checked, and how far off were predictions?
 
-`validated.toml` is written by `benchmarks/interval_coverage.py` from replays of measured servers, never by hand.  Errors
-are logs of predicted over measured.
+`validated.toml` is written by `benchmarks/interval_coverage.py` from replays of measured servers, never by hand.
+Errors are logs of predicted over measured.
 """
 
 from __future__ import annotations
