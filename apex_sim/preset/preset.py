@@ -6,7 +6,7 @@ A preset is data: what differs between two versions of an engine stands in its v
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -263,14 +263,14 @@ class Preset:
     caches_prefixes: bool = False
     ranks: Ranks | None = None
     factors: PhaseFactors = PhaseFactors()
-    expert_kernels: Mapping[str, ExpertKernel] = field(default_factory=dict, hash=False)
+    expert_kernels: Mapping[str, Sequence[ExpertKernel]] = field(default_factory=dict, hash=False)
     fuses_shared_expert: bool = False
     fuses_quantisation: bool = False
 
     def expert_kernel(self, weight_dtype: str, architecture: str) -> ExpertKernel | None:
         """Return the kernel that experts of a weight format run in; None where the format alone says it."""
-        kernel = self.expert_kernels.get(weight_dtype)
-        return kernel if kernel and architecture in kernel.architectures else None
+        kernels = self.expert_kernels.get(weight_dtype, ())
+        return next((kernel for kernel in kernels if architecture in kernel.architectures), None)
 
     @property
     def policies(self) -> tuple[str, ...]:

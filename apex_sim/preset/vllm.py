@@ -18,6 +18,7 @@ _LOGIT_BYTES_SOURCE: Final = (
     "and a mask (sampler's top-k/top-p path)"
 )
 
+_INFERENCEX: Final = "https://github.com/SemiAnalysisAI/InferenceX, benchmarks"
 _V0_FIT: Final = (
     "fitted by benchmarks/fit_presets.py to the 46 vLLM 0.6.0 servers that apex_plus published (Llama-3.1-70B bf16 on "
     "H100, TP2 to TP8)"
@@ -134,19 +135,31 @@ VLLM_1: Final = Preset(
         kind="fitted",
     ),
     expert_kernels={
-        "mxfp4": ExpertKernel(
-            "marlin",
-            ("ampere", "ada", "hopper"),
-            "0.13.0 vllm/model_executor/layers/quantization/mxfp4.py with VLLM_MXFP4_USE_MARLIN=1, as the servers that "
-            "were measured on Hopper: https://github.com/SemiAnalysisAI/InferenceX, benchmarks/gptoss_fp4_h200.sh; "
-            "without it vLLM runs Triton kernels there",
-            hidden_multiple=256,
-            width_multiple=128,
+        "mxfp4": (
+            ExpertKernel(
+                "marlin",
+                ("ampere", "ada", "hopper"),
+                "0.13.0 vllm/model_executor/layers/quantization/mxfp4.py with VLLM_MXFP4_USE_MARLIN=1, as the servers "
+                f"that were measured on Hopper: {_INFERENCEX}/gptoss_fp4_h200.sh; without it vLLM runs Triton kernels "
+                "there",
+                hidden_multiple=256,
+                width_multiple=128,
+            ),
+            ExpertKernel(
+                "fp8",
+                ("blackwell", "blackwell-ultra"),
+                "the same file with VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8=1 (activations in mxfp8), as the servers that "
+                f"were measured on B200: {_INFERENCEX}/gptoss_fp4_b200.sh",
+                hidden_multiple=256,
+                width_multiple=256,
+            ),
         ),
-        "w4a16": ExpertKernel(
-            "marlin",
-            ("ampere", "ada", "hopper"),
-            "0.13.0 vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe.py",
+        "w4a16": (
+            ExpertKernel(
+                "marlin",
+                ("ampere", "ada", "hopper"),
+                "0.13.0 vllm/model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe.py",
+            ),
         ),
     },
     slowdown=PromptSlowdown(
