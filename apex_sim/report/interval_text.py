@@ -33,7 +33,7 @@ def parts_text(bar: Interval) -> str:
     Examples
     --------
     >>> parts_text(Interval(0.9, 1.1, 0.8, 0.05, 0.01, 0.08, 0.1))
-    'kernels 5.0%, requests 1.0%, engine 8.0%'
+    'kernels 5 %, requests 1 %, engine 8 %'
     """
     parts = (("kernels", bar.cost_model_frac), ("requests", bar.workload_frac), ("engine", bar.preset_frac))
     return ", ".join(f"{name} {percent(half)}" for name, half in parts)

@@ -28,11 +28,8 @@ _LEAST_LOG_SD: Final = 0.005
 _LEAST_PAIRS: Final = 4
 #: A throughput that answers less than this to slower steps is that of the load, not of the engine.
 _LEAST_GAIN: Final = 0.5
-#: Share of the errors that a stretch should hold.  Below 80 %, because devices and engines are left out beside sources,
-#: which asks for more than a new source does: cases whose source alone was left out are held 84 times in 100.
-_HELD: Final = 0.75
 #: Bounds of a stretch, and for how many sources the stretch of the wider kind counts.
-_STRETCH: Final = (0.5, 4.0)
+_STRETCH: Final = (0.25, 4.0)
 _PRIOR_SOURCES: Final = 1.0
 
 
@@ -153,8 +150,9 @@ def _layout_log_sd(errors: Sequence[CaseError]) -> float | None:
     return float(np.quantile(gaps, LEVEL)) / Z_80 / math.sqrt(2.0) if len(gaps) >= _LEAST_PAIRS else None
 
 
-#: Error over half-width of one left-out case: class of metrics, count of circles, ratio, weight.
-_Ratio = tuple[str, int, float, float]
+#: Error over half-width of one left-out case: class of metrics, count of circles, ratio, weight of the case in its
+#: group, and in its source where nothing but that was left out (else 0).
+_Ratio = tuple[str, int, float, float, float]
 
 
 def _ratios(groups: Sequence[Group], errors: Sequence[CaseError], left_out: str) -> list[_Ratio]:
@@ -165,14 +163,16 @@ def _ratios(groups: Sequence[Group], errors: Sequence[CaseError], left_out: str)
         if error.source != left_out:
             members[(*error.group, class_of(error.name) or "")].append(error)
     n_groups = Counter((key[0], key[-1]) for key in members)
+    n_cases = Counter((key[0], key[-1]) for key, mine in members.items() for _ in mine)
     found: list[_Ratio] = []
     for key, mine in members.items():
         footing, name = mine[0].spread.footing, key[-1]
-        for rest in _rests(known, key[0], footing):
+        for index, rest in enumerate(_rests(known, key[0], footing)):
             if any(name in group.errors for group in rest.groups):
                 depth, scales = rest.depth(footing), rest.scales(footing)
                 weight = 1.0 / len(mine) / n_groups[(key[0], name)]
-                found += [(name, depth, _ratio(error, scales), weight) for error in mine]
+                in_source = 0.0 if index else 1.0 / n_cases[(key[0], name)]
+                found += [(name, depth, _ratio(error, scales), weight, in_source) for error in mine]
     return found
 
 
@@ -190,14 +190,24 @@ def _ratio(error: CaseError, scales: Scales) -> float:
 
 
 def _stretches(ratios: Sequence[_Ratio]) -> dict[str, list[float]]:
-    """Return the factors of each class, drawn to those over all circles, and these to those over all classes."""
+    """Return the factors of each class, drawn to those over all circles, and these to those over all classes.
+
+    What is left out with a device or an engine asks for more than a new source does.  So all factors are multiplied by
+    one for each class that holds 80 % of the cases whose source alone was left out, sources weighing equally.
+    """
     over_all = _stretch(ratios, 1.0)
-    found = {}
+    found: dict[str, list[float]] = {}
     for name in METRIC_CLASSES:
         mine = [ratio for ratio in ratios if ratio[0] == name]
         of_class = _stretch(mine, over_all)
         depths = range(len(CIRCLES) + 1)
-        found[name] = [round(_stretch([r for r in mine if r[1] == depth], of_class), 3) for depth in depths]
+        found[name] = [_stretch([r for r in mine if r[1] == depth], of_class) for depth in depths]
+    left = [(name, r / found[name][depth], weight) for name, depth, r, _, weight in ratios if weight]
+    whole = _quantile([(ratio, weight) for _, ratio, weight in left]) if left else 1.0
+    for name, factors in found.items():
+        own = [(ratio, weight) for each, ratio, weight in left if each == name]
+        level = _drawn(_quantile(own), sum(weight for _, weight in own), whole) if own else whole
+        found[name] = [round(_bounded(factor * level), 3) for factor in factors]
     return found
 
 
@@ -205,12 +215,24 @@ def _stretch(ratios: Sequence[_Ratio], prior: float) -> float:
     """Return the weighted quantile of error over half-width, drawn to `prior` where few sources tell."""
     if not ratios:
         return prior
-    values, weights = np.array([ratio[2] for ratio in ratios]), np.array([ratio[3] for ratio in ratios])
+    quantile = _quantile([(ratio[2], ratio[3]) for ratio in ratios])
+    n_sources = sum(ratio[3] for ratio in ratios)
+    return _bounded(_drawn(quantile, n_sources, prior))
+
+
+def _drawn(value: float, n_sources: float, prior: float) -> float:
+    """Return `value` drawn towards `prior`, in logs, as far as few sources tell it."""
+    logs = n_sources * math.log(max(value, 1e-3)) + _PRIOR_SOURCES * math.log(prior)
+    return math.exp(logs / (n_sources + _PRIOR_SOURCES))
+
+
+def _bounded(stretch: float) -> float:
+    return min(max(stretch, _STRETCH[0]), _STRETCH[1])
+
+
+def _quantile(weighted: Sequence[tuple[float, float]]) -> float:
+    """Return the value that 80 % of the weight lies below."""
+    values, weights = (np.array(column) for column in zip(*weighted, strict=True))
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order]) / weights.sum()
-    quantile = float(values[order][min(int(np.searchsorted(cumulated, _HELD)), len(values) - 1)])
-    n_sources = float(weights.sum())
-    drawn = (n_sources * math.log(max(quantile, 1e-3)) + _PRIOR_SOURCES * math.log(prior)) / (
-        n_sources + _PRIOR_SOURCES
-    )
-    return min(max(math.exp(drawn), _STRETCH[0]), _STRETCH[1])
+    return float(values[order][min(int(np.searchsorted(cumulated, LEVEL)), len(values) - 1)])
