@@ -19,9 +19,8 @@ from scipy.optimize import least_squares, minimize
 
 from apex_sim.cost.calibrated import best_cost_model
 from apex_sim.cost.cost_model import CostModel
-from apex_sim.cost.preset_change import change_preset
 from apex_sim.errors import InfeasiblePlanError, UnsupportedError
-from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
+from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, with_preset
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
@@ -79,12 +78,7 @@ class Served:
         """Return the metrics under other values of the preset's parameters."""
         preset, replay = with_values(self.preset, values), self.replay
         tables = self.compiled or compile_plan(replay.model, replay.cluster, replay.plan, self.cost)
-        compiled = {
-            replace(shape, preset=preset): (memory, change_preset(model, preset))
-            for shape, (memory, model) in tables.items()
-        }
-        instances = tuple((replace(shape, preset=preset), n) for shape, n in self.replay.plan.instances)
-        plan = replace(self.replay.plan, instances=instances)
+        plan, compiled = with_preset(replay.plan, tables, lambda _: preset)
         run = simulate_plan(
             self.replay.model, self.replay.cluster, plan, self.replay.workload, self.cost, compiled=compiled
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.preset_change import change_preset
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.fleet.dependent_fleet import may_depend, serve_dependently
 from apex_sim.fleet.static_fleet import is_static, serve_statically
@@ -15,6 +17,7 @@ from apex_sim.plan.memory import Memory, instance_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.scheduler import ACCOUNTING_ORDERS
 from apex_sim.plan.shape import Shape
+from apex_sim.preset.preset import Preset
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.workload import Workload
 
@@ -33,6 +36,18 @@ def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) ->
         shape: (instance_memory(model, cluster.device, shape), compile_step_model(model, cluster, shape, cost))
         for shape, _ in plan.instances
     }
+
+
+def with_preset(
+    plan: Plan, compiled: Mapping[Shape, tuple[Memory, StepModel]], change: Callable[[Preset], Preset]
+) -> tuple[Plan, CompiledPlan]:
+    """Return `plan` and what it compiles to, each shape under `change` of its preset; no kernel is priced again."""
+    shapes = {shape: replace(shape, preset=change(shape.preset)) for shape in compiled}
+    changed = {
+        shapes[shape]: (memory, change_preset(step_model, shapes[shape].preset))
+        for shape, (memory, step_model) in compiled.items()
+    }
+    return replace(plan, instances=tuple((shapes[shape], count) for shape, count in plan.instances)), changed
 
 
 def why_not_compiled(plan: Plan) -> str:

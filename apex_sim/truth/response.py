@@ -9,13 +9,12 @@ even be simulated for it: all their times just scale.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from apex_sim.cost.cost_model import CostModel
-from apex_sim.cost.preset_change import change_preset
-from apex_sim.fleet.compiled_plan import CompiledPlan
+from apex_sim.fleet.compiled_plan import CompiledPlan, with_preset
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.metrics.definitions import Metrics
@@ -23,7 +22,6 @@ from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
 from apex_sim.model.model import Model
 from apex_sim.plan.plan import Plan
-from apex_sim.plan.shape import Shape
 from apex_sim.preset.preset import Preset
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.metric_class import class_of
@@ -115,21 +113,13 @@ def _denser(served: Served) -> Metrics:
 
 
 def _under(served: Served, change: Callable[[Preset], Preset]) -> Metrics:
-    shapes = {shape: replace(shape, preset=change(shape.preset)) for shape in served.compiled}
-    compiled = {
-        shapes[shape]: (memory, change_preset(step_model, shapes[shape].preset))
-        for shape, (memory, step_model) in served.compiled.items()
-    }
-    return _metrics(served, _with_shapes(served.run.plan, shapes), compiled, served.workload)
+    plan, compiled = with_preset(served.run.plan, served.compiled, change)
+    return _metrics(served, plan, compiled, served.workload)
 
 
 def _metrics(served: Served, plan: Plan, compiled: CompiledPlan, workload: Workload) -> Metrics:
     run = simulate_plan(served.model, served.cluster, plan, workload, served.cost, compiled=compiled)
     return summarise(run, served.cluster, served.slo)
-
-
-def _with_shapes(plan: Plan, shapes: Mapping[Shape, Shape]) -> Plan:
-    return replace(plan, instances=tuple((shapes[shape], count) for shape, count in plan.instances))
 
 
 def _slower_prompts(preset: Preset) -> Preset:

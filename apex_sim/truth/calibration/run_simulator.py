@@ -8,9 +8,8 @@ from typing import Final
 import numpy as np
 
 from apex_sim.cost.calibrated import best_cost_model
-from apex_sim.cost.preset_change import change_preset
 from apex_sim.errors import InputError
-from apex_sim.fleet.compiled_plan import compile_plan
+from apex_sim.fleet.compiled_plan import compile_plan, with_preset
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
@@ -84,11 +83,7 @@ class RunSimulator:
 
     def _run_under(self, preset: Preset) -> FleetRun:
         replay = self.run.replay
-        shapes = {shape: replace(shape, preset=preset) for shape, _ in replay.plan.instances}
-        plan = replace(replay.plan, instances=tuple((shapes[shape], count) for shape, count in replay.plan.instances))
-        compiled = {
-            shapes[shape]: (memory, change_preset(steps, preset)) for shape, (memory, steps) in self._compiled.items()
-        }
+        plan, compiled = with_preset(replay.plan, self._compiled, lambda _: preset)
         run = simulate_plan(replay.model, replay.cluster, plan, replay.workload, self._cost, compiled=compiled)
         if not np.isfinite(run.makespan_s) or not run.requests.finished.any():
             raise InputError("no request finishes", where=self.run.where, remedy="state the server as it was started")
