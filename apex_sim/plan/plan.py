@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from apex_sim.plan.routing import Routing
 from apex_sim.plan.shape import Shape
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """(shape, count) pairs behind a router ("round-robin" or "least-outstanding")."""
+    """(shape, count) pairs behind a router; `routing` holds the shares of a router that needs them."""
 
     instances: tuple[tuple[Shape, int], ...]
     router: str = "round-robin"
+    routing: Routing | None = None
 
     @property
     def n_instances(self) -> int:

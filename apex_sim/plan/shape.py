@@ -11,6 +11,7 @@ from apex_sim.preset.preset import Preset, Reservation
 from apex_sim.preset.research import RESEARCH_POLICIES
 
 Role = Literal["mixed", "prefill", "decode"]
+Placement = Literal["packed", "spread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,11 @@ class SchedulerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Everything about an instance but its place."""
+    """Everything about an instance but its place.
+
+    `clock_frac` is the share of the highest clock that the devices are set to.  `placement` says whether stages fill a
+    node before the next ("packed") or each stage lies in another node ("spread").
+    """
 
     device: str
     stages: tuple[Stage, ...]
@@ -99,6 +104,8 @@ class Shape:
     scheduler: SchedulerSettings
     preset: Preset = field(repr=False)
     role: Role = "mixed"
+    clock_frac: float = 1.0
+    placement: Placement = "packed"
 
     @property
     def n_devices(self) -> int:
