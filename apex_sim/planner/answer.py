@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from apex_sim import __version__
-from apex_sim.errors import InfeasiblePlanError, NoAnswerError, OutsideEnvelopeError
-from apex_sim.plan.plan import Plan
+from apex_sim.errors import NoAnswerError, OutsideEnvelopeError
+from apex_sim.planner.certificate import Certificate, certify
 from apex_sim.planner.error_bars import Beats, beats_of, coin_tosses
-from apex_sim.planner.evaluation import Evaluation, cost_model_of, evaluate
+from apex_sim.planner.evaluation import Evaluation, cost_model_of
+from apex_sim.planner.job import Bench, Glimpse, Job
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
-from apex_sim.planner.space import Refusal, enumerate_space
+from apex_sim.planner.space import Refusal, Space, enumerate_space
+from apex_sim.planner.strategy import Effort, Strategy
 from apex_sim.planner.study import Study
 from apex_sim.preset.research import RESEARCH_POLICIES
 from apex_sim.truth.calibration.profile_support import profile_notes, require_near_load
 
-#: Worker processes import the package anew; shorter work is done before they are up.
-_WORKER_START_S: Final = 3.0
+#: So many leaders get error bars, of loads with few requests and with many.
+_MOST_BARS: Final = 20
+_FEW_BARS: Final = 5
+_MANY_REQUESTS: Final = 3000
 
 #: Told how many plans are done, out of how many.
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """How complete the search was; `best` is None without an answer, bound and gap until the search can prove them."""
-
-    objective: str
-    best: float | None
-    n_enumerated: int
-    n_pruned: int
-    n_simulated: int
-    bound: float | None = None
-    gap_frac: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +50,10 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """All plans of a study, ranked best first, with those that cannot run and why.
+    """The plans of a study that were simulated whole, ranked best first, with those that cannot run and why.
 
-    `beats` holds for each plan how probably it is better in truth than each of the leaders.
+    `beats` holds for each plan how probably it is better in truth than each of the leaders, `glimpses` what is known of
+    the plans that were not simulated whole; `interrupted` says that the search was stopped before its end.
     """
 
     study: Study
@@ -72,6 +63,8 @@ class SearchResult:
     certificate: Certificate
     provenance: Provenance
     beats: tuple[Beats, ...] = ()
+    glimpses: tuple[Glimpse, ...] = ()
+    interrupted: bool = False
 
     @property
     def coin_tosses(self) -> tuple[str, ...]:
@@ -111,16 +104,18 @@ def answer_study(
     check: bool = False,
     reference: bool = False,
     strict: bool = False,
+    effort: Effort | None = None,
 ) -> SearchResult:
-    """Simulate every plan of the study's space and rank them.
+    """Search the study's space for its best plan, and say how far from the best possible it can be.
 
     Parameters
     ----------
     n_jobs : worker processes; None decides by the work at hand.  The result does not depend on it.
-    progress : told after each plan.
+    progress : told after each job, with how many are done and how many are known of.
     check : assert the numbered invariants in every run.
     reference : run the readable engine instead of the compiled one.
     strict : refuse plans that lie outside of what measured servers back.
+    effort : how far the search goes; spaces of some plans are simulated whole.
 
     Raises
     ------
@@ -128,28 +123,57 @@ def answer_study(
     InputError : the space is empty, or a request does not fit the model's context.
     """
     space = enumerate_space(study)
-    evaluations, refusals = list[Evaluation](), list[Refusal]()
-    for outcome in _evaluate_all(study, space.feasible, n_jobs, check, reference):
-        if isinstance(outcome, Refusal):
-            refusals.append(outcome)
-        else:
-            evaluations.append(outcome)
-        if progress:
-            progress(len(evaluations) + len(refusals), len(space.feasible))
+    strategy = Strategy(study, space, effort or Effort(), check=check, reference=reference)
+    bench, interrupted = Bench(study), False
+    n_done = 0
+    try:
+        while jobs := strategy.ask():
+            outcomes = []
+            for job in jobs:
+                outcomes.append(bench(job))
+                n_done += 1
+                if progress:
+                    progress(n_done, n_done + len(jobs) - len(outcomes))
+            strategy.tell(outcomes)
+    except KeyboardInterrupt:
+        interrupted = True
+    return _result(study, space, strategy, bench, strict=strict, interrupted=interrupted)
+
+
+def _result(
+    study: Study, space: Space, strategy: Strategy, bench: Bench, *, strict: bool, interrupted: bool
+) -> SearchResult:
+    evaluations, refusals = list(strategy.evaluations.values()), list(strategy.refusals.values())
     if strict:
         evaluations, outside = _inside(study, evaluations)
         refusals += outside
-    ranked = rank(evaluations, study.objective)
-    best = ranked[0].metrics[study.objective.name] if ranked and is_answer(ranked[0]) else None
+    ranked = rank(sorted(evaluations, key=lambda each: strategy.plans.index(each.plan)), study.objective)
+    ranked = _with_bars(bench, ranked, study)
+    bars = ranked[0].intervals.get(study.objective.name) if ranked else None
+    sampling_frac = bars.workload_frac if bars else None
     return SearchResult(
         study=study,
         plans=tuple(ranked),
         infeasible=(*space.infeasible, *refusals),
         pareto=tuple(pareto_front(ranked)),
-        certificate=Certificate(study.objective.name, best, space.n_enumerated, 0, len(ranked)),
+        certificate=certify(strategy, study.objective, space.n_enumerated, sampling_frac),
         provenance=provenance_of(study),
         beats=beats_of(ranked, study.objective),
+        glimpses=tuple(glimpse for i, glimpse in sorted(strategy.glimpses.items()) if i not in strategy.evaluations),
+        interrupted=interrupted,
     )
+
+
+def _with_bars(bench: Bench, ranked: list[Evaluation], study: Study) -> list[Evaluation]:
+    """Return the plans, the first of them with error bars."""
+    most = _MOST_BARS if study.workload.requests.n <= _MANY_REQUESTS else _FEW_BARS
+    with_bars: list[Evaluation] = []
+    for evaluation in ranked:
+        if evaluation.spread is None and evaluation.engine != "reference" and len(with_bars) < most:
+            outcome = bench(Job(evaluation.plan, None, bars=True))
+            evaluation = outcome if isinstance(outcome, Evaluation) else evaluation
+        with_bars.append(evaluation)
+    return with_bars
 
 
 def _inside(study: Study, evaluations: list[Evaluation]) -> tuple[list[Evaluation], list[Refusal]]:
@@ -161,39 +185,6 @@ def _inside(study: Study, evaluations: list[Evaluation]) -> tuple[list[Evaluatio
         raise OutsideEnvelopeError(f"study {study.name}", every)
     refused = [plan for plan, outside in reasons.items() if outside]
     return kept, [Refusal(plan, f"outside the validated range: {'; '.join(reasons[plan])}") for plan in refused]
-
-
-def _evaluate_all(
-    study: Study, plans: tuple[Plan, ...], n_jobs: int | None, check: bool, reference: bool
-) -> Iterator[Evaluation | Refusal]:
-    """Yield the evaluations in the order of `plans`, in this process or in several."""
-    if not plans:
-        return
-    first = _try(study, plans[0], check, reference)
-    yield first
-    rest = plans[1:]
-    n_cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    jobs = n_jobs or (n_cores or 1)
-    cpu_s = 0.0 if isinstance(first, Refusal) else first.cpu_s
-    pays = cpu_s * len(rest) * (1 - 1 / jobs) > _WORKER_START_S
-    if jobs == 1 or len(rest) < 2 or not (n_jobs or pays):
-        for plan in rest:
-            yield _try(study, plan, check, reference)
-        return
-    from joblib import Parallel, delayed
-
-    results: Iterable[Any] = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_try)(study, plan, check, reference) for plan in rest
-    )
-    yield from results
-
-
-def _try(study: Study, plan: Plan, check: bool, reference: bool) -> Evaluation | Refusal:
-    """Return the evaluation of `plan`, or why its engine stopped."""
-    try:
-        return evaluate(study, plan, check=check, reference=reference)
-    except InfeasiblePlanError as error:
-        return Refusal(plan, error.reason)
 
 
 def provenance_of(study: Study) -> Provenance:

@@ -122,17 +122,18 @@ def run_plan(
     reference: bool = False,
     policy: Policy | None = None,
     order: OrderMaker | None = None,
+    compiled: CompiledPlan | None = None,
 ) -> tuple[FleetRun, CompiledPlan]:
     """Simulate `plan`, one of the study's space, on its workload; return what happened and what it was compiled to.
 
-    `policy`, `order` and errors as in `apex_sim.fleet.fleet.simulate_plan`.
+    `policy`, `order`, `compiled` and errors as in `apex_sim.fleet.fleet.simulate_plan`.
 
     Raises
     ------
     UnsupportedError : the study's calibration profile was fitted to far fewer or more requests at a time.
     """
     cost = cost_model_of(study)
-    compiled = compile_plan(study.model, study.cluster, plan, cost)
+    compiled = compiled or compile_plan(study.model, study.cluster, plan, cost)
     run = simulate_plan(
         study.model,
         study.cluster,
@@ -150,21 +151,31 @@ def run_plan(
     return run, compiled
 
 
-def evaluate(study: Study, plan: Plan, *, check: bool = False, reference: bool = False) -> Evaluation:
-    """Simulate `plan` and boil the run down to what ranking and reports need."""
+def evaluate(
+    study: Study,
+    plan: Plan,
+    *,
+    check: bool = False,
+    reference: bool = False,
+    bars: bool = True,
+    compiled: CompiledPlan | None = None,
+) -> Evaluation:
+    """Simulate `plan` and boil the run down to what ranking and reports need; without `bars` no error bars are made."""
     started = time.process_time()
-    run, compiled = run_plan(study, plan, check=check, reference=reference)
-    return summarise_run(study, run, compiled, time.process_time() - started)
+    run, compiled = run_plan(study, plan, check=check, reference=reference, compiled=compiled)
+    return summarise_run(study, run, compiled, time.process_time() - started, bars=bars)
 
 
-def summarise_run(study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: float) -> Evaluation:
+def summarise_run(
+    study: Study, run: FleetRun, compiled: CompiledPlan, cpu_s: float, *, bars: bool = True
+) -> Evaluation:
     """Boil `run` down to what ranking and reports need."""
     metrics, shares, validated = summarise(run, study.cluster, study.slo), cost_shares(run), load_validated()
-    spread = _spread(study, run, compiled)
+    spread = _spread(study, run, compiled) if bars else None
     return Evaluation(
         plan=run.plan,
         metrics=metrics,
-        stability=judge_stability(run, study.workload, _capacity_per_s(study, run.plan, compiled)),
+        stability=judge_stability(run, study.workload, capacity_per_s(study, run.plan, compiled)),
         slo_violations=tuple(study.slo.violations(metrics)),
         breakdown_s=run.operators_s(),
         memory=min((i.memory for i in run.instances), key=lambda memory: memory.kv_tokens).as_dict(),
@@ -189,7 +200,8 @@ def _spread(study: Study, run: FleetRun, compiled: CompiledPlan) -> Spread | Non
     return spread_of(Served(study.model, study.cluster, study.workload, cost, study.slo, compiled, run))
 
 
-def _capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
+def capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
+    """Return the estimated capacity of all instances of `plan`, in requests per second."""
     requests = study.workload.requests
     return sum(
         count * workload_capacity_per_s(compiled[shape][1], compiled[shape][0], requests)

@@ -38,7 +38,11 @@ def _tier(evaluation: Evaluation) -> int:
 
 
 def _loss(evaluation: Evaluation, objective: MetricDefinition) -> float:
-    value = evaluation.metrics[objective.name]
+    return loss_of(evaluation.metrics[objective.name], objective)
+
+
+def loss_of(value: float | None, objective: MetricDefinition) -> float:
+    """Return what is to be minimised: the metric, or its negative where higher is better; infinite if undefined."""
     if value is None:
         return float("inf")
     return -value if objective.better == "higher" else value

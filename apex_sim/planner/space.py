@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Final
-
-import numpy as np
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
+from typing import Any, Final
 
 from apex_sim.errors import InfeasiblePlanError, InputError
-from apex_sim.instance.policies import CACHING_POLICIES
-from apex_sim.plan.kv_layout import layout_of
-from apex_sim.plan.legality import require_legal_plan
+from apex_sim.hardware.cluster import Cluster
+from apex_sim.plan.engines import why_not
+from apex_sim.plan.legality import require_legal_plan, require_legal_shape
 from apex_sim.plan.memory import instance_memory
 from apex_sim.plan.plan import Plan
-from apex_sim.plan.precision import Precision
-from apex_sim.plan.scheduler import resolve_settings
-from apex_sim.plan.shape import SchedulerSettings, Shape, balanced_split, tensor_pipeline_stages
+from apex_sim.plan.shape import Shape
+from apex_sim.planner.alike import canonical_shape
+from apex_sim.planner.shapes import Choice, default_max_model_len, degrees, shapes_of
 from apex_sim.planner.study import Study
 from apex_sim.truth.calibration.profile_support import require_near_load, require_same_server
 
-_MODEL_LEN_STEP: Final = 1024
+__all__ = ["MAX_PLANS", "Refusal", "Space", "default_max_model_len", "enumerate_space"]
+
+#: More plans than this are too many to look at one by one.
+MAX_PLANS: Final = 200_000
+_NUMBERS: Final = re.compile(r"\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,152 +35,190 @@ class Refusal:
     plan: Plan
     reason: str
 
+    @property
+    def rule(self) -> str:
+        """The reason without its figures: what many plans are refused for."""
+        return _NUMBERS.sub("N", self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All plans of a study: those that can run and those that cannot."""
+    """All plans of a study: those that can run, those that cannot, and those that others stand for.
+
+    `choices` holds for each feasible plan what was chosen in each dimension; `n_alike` counts the plans that would run
+    exactly as one of the feasible ones, and are left out; `contradictions` counts the shapes whose knobs exclude each
+    other, which make no plans.
+    """
 
     feasible: tuple[Plan, ...]
     infeasible: tuple[Refusal, ...]
+    choices: Mapping[Plan, Choice] = field(default_factory=dict)
+    n_alike: int = 0
+    contradictions: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_enumerated(self) -> int:
         """Plans looked at."""
-        return len(self.feasible) + len(self.infeasible)
+        return len(self.feasible) + len(self.infeasible) + self.n_alike
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return how many of the feasible plans have which value in each dimension that has several."""
+        found: dict[str, Counter[str]] = {}
+        for choice in self.choices.values():
+            for dimension, value in choice:
+                found.setdefault(dimension, Counter())[str(value)] += 1
+        return {dimension: dict(counter) for dimension, counter in found.items()}
 
-def default_max_model_len(study: Study) -> int:
-    """Return the workload's longest request rounded up to a multiple of 1,024 tokens, at most the model's context.
-
-    Raises
-    ------
-    InputError : a request is longer than the model's context.
-    """
-    requests = study.workload.requests
-    lengths = requests.prompt_tokens + requests.output_tokens
-    longest = int(np.argmax(lengths))
-    longest_tokens = int(lengths[longest])
-    context = study.model.max_context_tokens
-    if longest_tokens > context:
-        raise InputError(
-            f"request {longest} has {requests.prompt_tokens[longest]} prompt and {requests.output_tokens[longest]} "
-            f"output tokens, {study.model.name} has a context of {context}",
-            where=f"workload {study.workload.name}",
-            remedy="drop the request or choose a model with a longer context",
-        )
-    return min(context, math.ceil(longest_tokens / _MODEL_LEN_STEP) * _MODEL_LEN_STEP)
-
-
-def make_shape(study: Study, tp: int, layers: tuple[int, ...], precision: Precision, attention_dp: int = 1) -> Shape:
-    """Return the shape of `tp` x `attention_dp` devices for each stage of `layers`, with the study's settings."""
-    scheduler, context = study.scheduler, study.model.max_context_tokens
-    if scheduler.max_model_len is not None and scheduler.max_model_len > context:
-        raise InputError(
-            f"max_model_len {scheduler.max_model_len} is above the context of {study.model.name}, {context}",
-            where=f"study {study.name}, key 'scheduler.max_model_len'",
-            remedy=f"give at most {context}, or leave it out",
-        )
-    settings = resolve_settings(
-        study.preset,
-        study.cluster.device,
-        default_max_model_len(study) if scheduler.max_model_len is None else scheduler.max_model_len,
-        tp=tp,
-        pp=len(layers),
-        attention_dp=attention_dp,
-        policy=scheduler.policy,
-        max_num_seqs=scheduler.max_num_seqs,
-        max_num_batched_tokens=scheduler.max_num_batched_tokens,
-        block_size_tokens=scheduler.block_size_tokens,
-        gpu_memory_utilization_frac=scheduler.gpu_memory_utilization_frac,
-        cuda_graphs=scheduler.cuda_graphs,
-        async_scheduling=scheduler.async_scheduling,
-        queue_order=scheduler.queue_order,
-        prediction_log_sd=scheduler.prediction_log_sd,
-        max_num_waiting=scheduler.max_num_waiting,
-        preemption=scheduler.preemption,
-        swap_bytes=scheduler.swap_bytes,
-        speculation=scheduler.speculation(f"study {study.name}, table [scheduler]"),
-        expert_imbalance=scheduler.expert_imbalance,
-        where=f"study {study.name}, table [scheduler]",
-    )
-    settings = replace(settings, prefix_cache=_caches_prefixes(study, settings, tp))
-    ep = attention_dp > 1 if study.space.ep is None else study.space.ep
-    stages = tensor_pipeline_stages(layers, tp, attention_dp, ep=ep)
-    return Shape(study.cluster.device.name, stages, precision, settings, study.preset)
-
-
-def _caches_prefixes(study: Study, settings: SchedulerSettings, tp: int) -> bool:
-    """Return whether an instance caches prefixes: as the study says, else as the engine does where that is built.
-
-    Raises
-    ------
-    InputError : the study asks for it under a policy that has none.
-    """
-    has_policy, unit_tokens = settings.policy in CACHING_POLICIES, study.workload.requests.hash_block_tokens
-    if study.scheduler.prefix_cache is not None:
-        if study.scheduler.prefix_cache and not has_policy:
-            raise InputError(
-                f"prefix_cache with policy {settings.policy!r}, which has none yet",
-                where=f"study {study.name}, table [scheduler]",
-                remedy="use preset vllm-1 or leave it out",
-            )
-        return study.scheduler.prefix_cache
-    layout = layout_of(study.model, settings.block_size_tokens, study.preset.frees_windows, tp)
-    whole = unit_tokens is not None and unit_tokens % settings.block_size_tokens == 0
-    return study.preset.caches_prefixes and has_policy and whole and layout.n_lists == 1
+    def pruned(self) -> dict[str, int]:
+        """Return how many plans each rule took out, most first."""
+        rules = Counter(refusal.rule for refusal in self.infeasible)
+        if self.n_alike:
+            rules["runs exactly as another plan"] = self.n_alike
+        return dict(rules.most_common())
 
 
 def enumerate_space(study: Study) -> Space:
-    """Return every plan DP x attention DP x TP x PP of the study's space.
+    """Return every plan of the study's space, each once.
 
     All devices are used unless the space allows idle ones.  Degrees that do not multiply to the devices are no plans.
 
     Raises
     ------
-    InputError : no combination of the stated degrees uses the devices.
+    InputError : no combination of the stated degrees uses the devices, or there are more than `MAX_PLANS`.
     UnsupportedError : a plan is not the server that the study's calibration profile is of, or its load is too far from
         what was seen.
     """
-    feasible, infeasible = [], []
-    for plan in _plans(study):
+    feasible, infeasible = dict[Plan, Choice](), list[Refusal]()
+    seen, reasons, n_alike = set[Plan](), dict[Shape, str](), 0
+    contradictions = Counter[str]()
+    for plan, choice in _plans(study, contradictions):
+        same = Plan(tuple((canonical_shape(shape, study), n) for shape, n in plan.instances), plan.router, plan.routing)
+        if same in seen:
+            n_alike += 1
+            continue
+        seen.add(same)
+        _require_room(len(seen), study)
         if study.profile:
             require_same_server(study.profile, [shape for shape, _ in plan.instances], study.model.name)
             require_near_load(study.profile, study.workload, plan.n_instances)
-        try:
-            require_legal_plan(study.model, study.cluster, plan)
-            for shape, _ in plan.instances:
-                instance_memory(study.model, study.cluster.device, shape)
-        except InfeasiblePlanError as error:
-            infeasible.append(Refusal(plan, error.reason))
+        reason = _refusal(study, plan, reasons)
+        if reason:
+            infeasible.append(Refusal(plan, reason))
         else:
-            feasible.append(plan)
-    if not feasible and not infeasible:
+            feasible[plan] = choice
+    if not seen:
+        _require_sense(study, contradictions)
         raise InputError(
             f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices} devices",
             where=f"study {study.name}, table [space]",
             remedy="allow more degrees in tp, pp, dp or attention_dp, or set allow_idle = true (--allow-idle)",
         )
-    return Space(tuple(feasible), tuple(infeasible))
+    return Space(tuple(feasible), tuple(infeasible), _varied(feasible), n_alike, dict(contradictions))
 
 
-def _plans(study: Study) -> Iterator[Plan]:
-    space, n_devices = study.space, study.cluster.n_devices
-    precisions = dict.fromkeys(Precision(weight, kv) for weight in space.weight_dtypes for kv in space.kv_dtypes)
-    for precision in precisions:
-        for pp in [len(space.layers)] if space.layers else _degrees(space.pp, n_devices):
-            if pp > study.model.n_layers:
-                continue
-            layers = tuple(space.layers) or balanced_split(study.model.n_layers, pp)
-            for tp, attention_dp in product(_degrees(space.tp, n_devices), sorted(set(space.attention_dp))):
-                shape = make_shape(study, tp, layers, precision, attention_dp)
-                for dp in _degrees(space.dp, n_devices):
-                    used = dp * attention_dp * tp * pp
-                    if used == n_devices or (space.allow_idle and used < n_devices):
-                        yield Plan(((shape, dp),), space.router)
+def _require_room(n_plans: int, study: Study) -> None:
+    if n_plans > MAX_PLANS:
+        raise InputError(
+            f"more than {MAX_PLANS:,} plans",
+            where=f"study {study.name}, table [space]",
+            remedy="state degrees, counts (dp) or knobs, or leave out allow_idle, cells or n_shapes",
+        )
 
 
-def _degrees(stated: list[int], n_devices: int) -> list[int]:
-    """Return the stated degrees, or every divisor of the device count and power of two up to it."""
-    if stated:
-        return sorted(set(stated))
-    return [d for d in range(1, n_devices + 1) if n_devices % d == 0 or d & (d - 1) == 0]
+def _refusal(study: Study, plan: Plan, reasons: dict[Shape, str]) -> str:
+    """Return why `plan` cannot run, empty if it can; `reasons` keeps what was found out about shapes."""
+    for shape, _ in plan.instances:
+        if shape not in reasons:
+            reasons[shape] = _shape_refusal(study, shape)
+        if reasons[shape]:
+            return reasons[shape]
+    try:
+        require_legal_plan(study.model, study.cluster, plan)
+    except InfeasiblePlanError as error:
+        return error.reason
+    return ""
+
+
+def _shape_refusal(study: Study, shape: Shape) -> str:
+    pool = study.cluster.pool(shape.device)
+    try:
+        require_legal_shape(study.model, pool, shape)
+        instance_memory(study.model, pool.device, shape)
+    except InfeasiblePlanError as error:
+        return error.reason
+    return why_not(study.model, shape, study.space.engine) if study.space.engine else ""
+
+
+def _varied(feasible: Mapping[Plan, Choice]) -> dict[Plan, Choice]:
+    """Return the choices without the dimensions in which all plans are equal."""
+    values: dict[str, set[Any]] = {}
+    for choice in feasible.values():
+        for dimension, value in choice:
+            values.setdefault(dimension, set()).add(value)
+    n = len(feasible)
+    named = Counter(dimension for choice in feasible.values() for dimension, _ in choice)
+    several = {dimension for dimension, found in values.items() if len(found) > 1 or named[dimension] < n}
+    return {plan: tuple(pair for pair in choice if pair[0] in several) for plan, choice in feasible.items()}
+
+
+def _require_sense(study: Study, contradictions: Counter[str]) -> None:
+    """Refuse a space in which all knobs exclude each other."""
+    for problem, n in contradictions.most_common(1):
+        raise InputError(
+            f"all shapes contradict themselves; {n} of {contradictions.total()}: {problem}",
+            where=f"study {study.name}, table [space]",
+            remedy="list knobs that go together",
+        )
+
+
+def _plans(study: Study, contradictions: Counter[str]) -> Iterator[tuple[Plan, Choice]]:
+    """Yield every plan with what was chosen in each dimension."""
+    routers = study.space.routers or [study.space.router]
+    by_pool = [(pool, list(shapes_of(study, pool, contradictions))) for pool in study.cluster.pools]
+    for router in dict.fromkeys(routers):
+        named: Choice = (("router", router),)
+        for pool, shapes in by_pool:
+            alone = study.space.allow_idle or len(by_pool) == 1
+            for shape, choice in shapes:
+                for count in _counts(study, pool, shape) if alone else ():
+                    yield Plan(((shape, count),), router), (*choice, ("dp", count), *named)
+        if study.space.n_shapes > 1 or len(by_pool) > 1:
+            yield from _mixed(study, by_pool, router)
+
+
+def _mixed(
+    study: Study, by_pool: Sequence[tuple[Cluster, Sequence[tuple[Shape, Choice]]]], router: str
+) -> Iterator[tuple[Plan, Choice]]:
+    """Yield the fleets of two unequal shapes, of one pool or of two; of more pools nothing is enumerated."""
+    legal = [[(shape, choice) for shape, choice in shapes if not _shape_refusal(study, shape)] for _, shapes in by_pool]
+    pools = [pool for pool, _ in by_pool]
+    for i, j in combinations_with_replacement(range(len(pools)), 2):
+        if i == j and study.space.n_shapes == 1:
+            continue
+        for a, (first, of_first) in enumerate(legal[i]):
+            for second, of_second in legal[j][a + 1 :] if i == j else legal[j]:
+                for n, m in _pair_counts(study, pools[i], first, pools[j], second):
+                    plan = Plan(((first, n), (second, m)), router)
+                    named = (("dp", n), *((f"second {name}", value) for name, value in of_second), ("second dp", m))
+                    yield plan, (*of_first, *named, ("router", router))
+
+
+def _pair_counts(study: Study, one: Cluster, first: Shape, other: Cluster, second: Shape) -> Iterator[tuple[int, int]]:
+    """Yield the counts of two shapes that fill their pools, or with idle devices allowed any that fit."""
+    fills = not study.space.allow_idle
+    for n in range(1, one.n_devices // first.n_devices + 1):
+        left = (one.n_devices - n * first.n_devices) if one is other else other.n_devices
+        for m in range(1, left // second.n_devices + 1):
+            full = m * second.n_devices == left and (one is other or n * first.n_devices == one.n_devices)
+            if full or not fills:
+                yield n, m
+
+
+def _counts(study: Study, pool: Cluster, shape: Shape) -> list[int]:
+    """Return how many instances of `shape` a plan may have."""
+    most, space = pool.n_devices // shape.n_devices, study.space
+    if space.allow_idle:
+        wanted = degrees(space.dp, pool.n_devices)
+        return sorted({n for n in wanted if 1 <= n <= most})
+    fills = pool.n_devices % shape.n_devices == 0 and most >= 1
+    return [most] if fills and (not space.dp or most in space.dp) else []

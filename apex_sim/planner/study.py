@@ -50,9 +50,12 @@ class LoadEntry(StrictModel):
 
 
 class SpaceEntry(StrictModel):
-    """Which plans are looked at; an empty list stands for every legal degree."""
+    """Which plans are looked at; an empty list stands for every legal degree, or for the study's one setting."""
 
     preset: str = "vllm-1"
+    engine: Literal["vllm", "sglang", "trtllm"] | None = Field(
+        default=None, description="keep only what this engine can run; by default each plan says which can"
+    )
     weight_dtypes: list[str] = Field(default_factory=list, description="empty: the checkpoint's own")
     kv_dtypes: list[str] = Field(default_factory=lambda: ["bf16"], min_length=1)
     tp: list[int] = Field(default_factory=list)
@@ -60,9 +63,25 @@ class SpaceEntry(StrictModel):
     dp: list[int] = Field(default_factory=list)
     attention_dp: list[int] = Field(default_factory=lambda: [1], min_length=1)
     ep: bool | None = Field(default=None, description="whole experts on each device; by default with attention DP only")
+    cells: bool = Field(
+        default=False, description="map attention and FFN cells separately, in every way that fits the devices"
+    )
+    cp: list[int] = Field(default_factory=lambda: [1], min_length=1, description="context parallelism of attention")
     layers: list[int] = Field(default_factory=list, description="layers of each pipeline stage; empty: balanced")
+    splits: Literal["balanced", "ends"] = Field(
+        default="balanced", description='"ends": also with up to two layers fewer on the first and on the last stage'
+    )
+    placement: list[Literal["packed", "spread"]] = Field(default_factory=lambda: ["packed"], min_length=1)
+    clock_frac: list[float] = Field(default_factory=lambda: [1.0], min_length=1)
+    policies: list[str] = Field(default_factory=list)
+    max_num_seqs: list[int] = Field(default_factory=list)
+    max_num_batched_tokens: list[int] = Field(default_factory=list)
+    prefix_cache: list[bool] = Field(default_factory=list)
+    n_draft_tokens: list[int] = Field(default_factory=list, description="of the study's draft; 0 is no speculation")
     router: str = "round-robin"
+    routers: list[str] = Field(default_factory=list, description="several to choose from; empty: router")
     allow_idle: bool = False
+    n_shapes: int = Field(default=1, ge=1, le=2, description="unequal shapes in one fleet")
 
 
 class SchedulerEntry(StrictModel):
@@ -208,7 +227,7 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
     """Return the study that `data`, in the layout of the file, describes; errors as in `load_study`."""
     file = check(StudyFile, data, where)
     _require_known("kv_dtypes", file.space.kv_dtypes, KV_DTYPES, where)
-    for key in ("tp", "pp", "dp", "attention_dp", "layers"):
+    for key in ("tp", "pp", "dp", "attention_dp", "cp", "layers", "max_num_seqs", "max_num_batched_tokens"):
         if any(degree < 1 for degree in getattr(file.space, key)):
             raise InputError(
                 "a degree below 1", where=f"{where}, key 'space.{key}'", remedy="give whole numbers from 1"
@@ -219,7 +238,8 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
             where=f"{where}, key 'space.layers'",
             remedy="give one entry for each stage, or leave pp out",
         )
-    load_router(file.space.router)
+    for router in (file.space.router, *file.space.routers):
+        load_router(router)
     model = load_model(file.model)
     space = file.space
     if not space.weight_dtypes:

@@ -1,0 +1,103 @@
+"""What is the best that a plan can do on each metric?
+
+Each request is served by one of the plan's instances: its latencies are at least those of the shape that serves it
+fastest alone.  What was seen of a run before anything else could have happened (`Seen`) is exact and goes before that.
+The makespan is at least the last request's own time, and at least the work over what all instances can do at once: with
+instances n_s of shape s and weights l_s with sum n_s l_s = 1, M >= sum over requests of min_s l_s w_s, because
+sum_s n_s l_s M is at least the weighted sum of what was served where.
+
+Means, quantiles and ratios of bounds bound the means, quantiles and ratios, because each grows with every request's
+latency; a metric of `UNPROVEN` is reported without the word proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apex_sim.cost.parts import Floats
+from apex_sim.metrics.definitions import QUANTILES
+from apex_sim.planner.bounds.solo import SoloTimes
+from apex_sim.units import SECONDS_PER_HOUR
+from apex_sim.workload.workload import Workload
+
+#: Best possible value by metric name.
+Bounds = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Lower bounds for each request from a simulation of the first requests; 0 where nothing was seen."""
+
+    ttft_s: Floats
+    decode_s: Floats
+
+
+def plan_bounds(
+    shapes: Sequence[tuple[SoloTimes, int]], workload: Workload, usd_per_h: float, seen: Seen | None = None
+) -> dict[str, float]:
+    """Return what no simulation of a plan of these shapes and counts can beat, by metric.
+
+    Parameters
+    ----------
+    usd_per_h : price of all devices that the plan holds.
+    """
+    ttft_s = np.min([solo.ttft_s for solo, _ in shapes], axis=0)
+    decode_s = np.min([solo.decode_s for solo, _ in shapes], axis=0)
+    e2e_s = np.min([solo.ttft_s + solo.decode_s for solo, _ in shapes], axis=0)
+    if seen:
+        ttft_s, decode_s = np.maximum(ttft_s, seen.ttft_s), np.maximum(decode_s, seen.decode_s)
+        e2e_s = np.maximum(e2e_s, ttft_s + decode_s)
+    makespan_s = _makespan_s(shapes, workload, e2e_s)
+    usd = usd_per_h * makespan_s / SECONDS_PER_HOUR
+    weights = [1.0] * len(shapes)
+    idle_w = sum(solo.idle_w * count for solo, count in shapes)
+    energy_j = idle_w * makespan_s + float(_least(shapes, weights, "dynamic_j").sum())
+    n_output = int(workload.requests.output_tokens.sum())
+    n_total = n_output + int(workload.requests.prompt_tokens.sum())
+    found = {
+        **_latencies("ttft", ttft_s),
+        **_latencies("e2e", e2e_s),
+        "makespan_s": makespan_s,
+        "output_tokens_per_s": n_output / makespan_s,
+        "total_tokens_per_s": n_total / makespan_s,
+        "requests_per_s": workload.requests.n / makespan_s,
+        "goodput_per_s": workload.requests.n / makespan_s,
+        "usd": usd,
+        "usd_per_h": usd_per_h,
+        "usd_per_million_output_tokens": usd * 1e6 / n_output,
+        "energy_j": energy_j,
+        "energy_per_output_token_j": energy_j / n_output,
+    }
+    several = workload.requests.output_tokens > 1
+    if several.any():
+        gaps = workload.requests.output_tokens[several] - 1
+        found |= _latencies("tpot", decode_s[several] / gaps)
+        found["itl_mean_s"] = float(decode_s[several].sum() / gaps.sum())
+    return found
+
+
+def _latencies(name: str, values_s: Floats) -> dict[str, float]:
+    quantiles = np.quantile(values_s, list(QUANTILES.values())).tolist()
+    named = {f"{name}_{statistic}_s": value for statistic, value in zip(QUANTILES, quantiles, strict=True)}
+    return {f"{name}_mean_s": float(values_s.mean()), **named}
+
+
+def _makespan_s(shapes: Sequence[tuple[SoloTimes, int]], workload: Workload, e2e_s: Floats) -> float:
+    load = workload.load
+    arrivals = workload.requests.arrival_s if load.kind == "trace" else np.zeros(len(e2e_s))
+    last_s = float((arrivals + e2e_s).max())
+    rates = [1.0 / max(float(solo.work_s.sum()), 1e-300) for solo, _ in shapes]
+    total = sum(rate * count for rate, (_, count) in zip(rates, shapes, strict=True))
+    work_s = float(_least(shapes, [rate / total for rate in rates], "work_s").sum())
+    users_s = float(e2e_s.sum()) / load.concurrency if load.concurrency else 0.0
+    return max(last_s, work_s, users_s)
+
+
+def _least(shapes: Sequence[tuple[SoloTimes, int]], weights: Sequence[float], name: str) -> Floats:
+    """Return the least weighted value of each request over the shapes."""
+    values = [weight * getattr(solo, name) for weight, (solo, _) in zip(weights, shapes, strict=True)]
+    least: Floats = np.min(values, axis=0)
+    return least

@@ -1,0 +1,222 @@
+"""Which plan is looked at next, and how closely?
+
+Bounds first: they are cheap, and no simulation beats them.  Then the first requests of the workload for the plans with
+the best bounds, the whole workload for the plans that did best on them and for their neighbours, and at last whatever
+the proof still needs: the plan with the lowest bound is looked at more closely, until no plan can be better than the
+best found by more than the gap that was asked for, or until the allowed share of the plans has been simulated whole.
+
+`ask` returns jobs whose order of completion does not matter, `tell` takes what came of all of them.  What is asked
+depends on outcomes only, never on time or on who does the jobs, so that every run of a search takes the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from apex_sim.planner.bounds.seen import has_prefixes
+from apex_sim.planner.evaluation import Evaluation
+from apex_sim.planner.job import Glimpse, Job, Outcome
+from apex_sim.planner.ranking import is_answer, loss_of
+from apex_sim.planner.space import Refusal, Space
+from apex_sim.planner.study import Study
+
+#: Spaces up to this size are simulated whole.
+SMALL: Final = 24
+#: Share of the plans that is simulated whole where no gap is asked for, and the least number.
+WHOLE_FRAC: Final = 0.10
+_LEAST_WHOLE: Final = 8
+#: The gap that a search is content with where none is asked for.
+GAP_FRAC: Final = 0.05
+#: First requests at which plans are compared, as a share of all, and the least number.
+_GLIMPSE_FRAC: Final = 1 / 16
+_LEAST_GLIMPSE: Final = 48
+#: Plans that are looked at on the first requests before the first one is simulated whole, and in each round after.
+_FIRST_ROUND: Final = 24
+_ROUND: Final = 16
+#: Plans simulated whole in a round.
+_WHOLE_ROUND: Final = 4
+#: A plan that needs more than this share of the requests to be ruled out is simulated whole instead.
+_LONGEST_PREFIX_FRAC: Final = 0.6
+#: Neighbours of the best are simulated whole if their first requests did no worse than this beside its own.
+_NEIGHBOUR_FRAC: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How far a search goes: `exhaustive` simulates all plans, `gap_frac` goes on until that gap is proven.
+
+    Without either it stops at `GAP_FRAC`, or when `whole_frac` of the plans have been simulated whole.
+    """
+
+    gap_frac: float | None = None
+    exhaustive: bool = False
+    whole_frac: float = WHOLE_FRAC
+
+
+class Strategy:
+    """The state of one search."""
+
+    def __init__(self, study: Study, space: Space, effort: Effort, *, check: bool = False, reference: bool = False):
+        self._study, self._objective, self._effort = study, study.objective, effort
+        self.plans = space.feasible
+        self._choices = [dict(space.choices.get(plan, ())) for plan in self.plans]
+        self._number = {plan: index for index, plan in enumerate(self.plans)}
+        self._check, self._reference = check, reference
+        self.evaluations: dict[int, Evaluation] = {}
+        self.glimpses: dict[int, Glimpse] = {}
+        self.refusals: dict[int, Refusal] = {}
+        self.best: int | None = None
+        n = study.workload.requests.n
+        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC))
+        self._has_glimpses = has_prefixes(study.workload) and self._n_glimpse < n
+        self._most_whole = max(_LEAST_WHOLE, math.floor(effort.whole_frac * len(self.plans)))
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether every plan is simulated whole."""
+        return self._effort.exhaustive or len(self.plans) <= SMALL
+
+    def ask(self) -> list[Job]:
+        """Return the next jobs; none when the search is over."""
+        if self.is_exhaustive:
+            return self._whole([i for i in range(len(self.plans)) if not self._is_done(i)])
+        unbound = [i for i in range(len(self.plans)) if i not in self.glimpses and not self._is_done(i)]
+        if unbound:
+            return [Job(self.plans[i], 0) for i in unbound]
+        return self._look() or self._lead() or self._prove()
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Take what came of the jobs."""
+        for outcome in outcomes:
+            index = self._number[outcome.plan]
+            match outcome:
+                case Refusal():
+                    self.refusals[index] = outcome
+                case Evaluation():
+                    self.evaluations[index] = outcome
+                case Glimpse():
+                    self.glimpses[index] = outcome
+        answers = [i for i, evaluation in self.evaluations.items() if is_answer(evaluation)]
+        self.best = min(answers, key=lambda i: (self._whole_loss(i), i), default=None)
+
+    def bound_loss(self, index: int) -> float:
+        """Return the least loss that a plan may still have: its own if it was simulated, infinite if it is no answer.
+
+        A plan that breaks a limit for certain is no answer either.
+        """
+        if index in self.evaluations:
+            return self._whole_loss(index) if is_answer(self.evaluations[index]) else math.inf
+        glimpse = self.glimpses.get(index)
+        if index in self.refusals or (glimpse and glimpse.breaks):
+            return math.inf
+        value = glimpse.bounds.get(self._objective.name) if glimpse else None
+        return loss_of(value, self._objective) if value is not None else -math.inf
+
+    @property
+    def best_loss(self) -> float:
+        """Loss of the best plan found, infinite without an answer."""
+        return math.inf if self.best is None else self._whole_loss(self.best)
+
+    def open_plans(self, gap_frac: float = 0.0) -> list[int]:
+        """Return the plans not simulated whole that may beat the best by more than `gap_frac`, the likeliest first."""
+        target = self.best_loss - gap_frac * abs(self.best_loss) if self.best is not None else math.inf
+        left = [(self.bound_loss(i), i) for i in range(len(self.plans)) if not self._is_done(i)]
+        return [i for loss, i in sorted(left) if loss < target]
+
+    # --- rounds -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> list[Job]:
+        """Return plans to be compared on the first requests: those with the best bounds, while they may win."""
+        if not self._has_glimpses:
+            return []
+        fresh = [i for i in self.open_plans() if not self.glimpses[i].n_requests]
+        if self.best is None and len(self.evaluations) < _WHOLE_ROUND:
+            n_seen = sum(glimpse.n_requests > 0 for glimpse in self.glimpses.values())
+            fresh = fresh[: max(0, _FIRST_ROUND - n_seen)]
+        return [Job(self.plans[i], self._n_glimpse) for i in fresh[:_ROUND]]
+
+    def _lead(self) -> list[Job]:
+        """Return whom to simulate whole: the plans that did best on the first requests, then the best's neighbours."""
+        if not self._may_simulate():
+            return []
+        ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
+        ready.sort(key=self._promise)
+        half = self._most_whole // 2
+        if len(self.evaluations) < max(half, _WHOLE_ROUND) or self.best is None:
+            return self._whole(ready[:_WHOLE_ROUND])
+        near = [i for i in ready if self._is_neighbour(i) and self._is_promising(i)]
+        return self._whole(near[:_WHOLE_ROUND])
+
+    def _prove(self) -> list[Job]:
+        """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
+        if not self._may_simulate():
+            return []
+        jobs = []
+        for i in self.open_plans(self._gap_frac)[:_WHOLE_ROUND]:
+            n_requests = self._ruling_out(i)
+            jobs.append(Job(self.plans[i], n_requests, check=self._check, reference=self._reference))
+        return jobs
+
+    def _ruling_out(self, index: int) -> int | None:
+        """Return on how many requests a plan shows that it is worse than the best; None if only on nearly all.
+
+        The bound grows from what the plan can do alone to what it does, in proportion to what was simulated.
+        """
+        glimpse, n = self.glimpses[index], self._study.workload.requests.n
+        estimate = glimpse.estimates.get(self._objective.name)
+        if not self._has_glimpses or estimate is None or self.best is None:
+            return None
+        least, likely = self.bound_loss(index), loss_of(estimate, self._objective)
+        target = self.best_loss - self._gap_frac * abs(self.best_loss)
+        if not least < target < likely:
+            return None
+        share = glimpse.n_requests / n + 1.2 * (target - least) / (likely - least)
+        n_requests = math.ceil(n * share)
+        return None if share > _LONGEST_PREFIX_FRAC or n_requests <= glimpse.n_requests else n_requests
+
+    # --- what is known of a plan --------------------------------------------------------------------------------------
+
+    @property
+    def _gap_frac(self) -> float:
+        return GAP_FRAC if self._effort.gap_frac is None else self._effort.gap_frac
+
+    def _may_simulate(self) -> bool:
+        return self._effort.gap_frac is not None or len(self.evaluations) < self._most_whole
+
+    def _is_done(self, index: int) -> bool:
+        return index in self.evaluations or index in self.refusals
+
+    def _is_compared(self, index: int) -> bool:
+        return not self._has_glimpses or self.glimpses[index].n_requests > 0
+
+    def _whole_loss(self, index: int) -> float:
+        return loss_of(self.evaluations[index].metrics[self._objective.name], self._objective)
+
+    def _promise(self, index: int) -> tuple[bool, float, int]:
+        """Return what plans are ordered by before they are simulated whole, the most promising first."""
+        glimpse = self.glimpses[index]
+        estimates = glimpse.estimates or glimpse.bounds
+        fails = bool(glimpse.estimates and self._study.slo.violations(glimpse.estimates))
+        overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
+        return fails or overloaded, loss_of(estimates.get(self._objective.name), self._objective), index
+
+    def _is_neighbour(self, index: int) -> bool:
+        """Whether a plan differs from the best in one dimension."""
+        if self.best is None:
+            return False
+        mine, others = self._choices[index], self._choices[self.best]
+        return sum(mine.get(name) != others.get(name) for name in {**mine, **others}) == 1
+
+    def _is_promising(self, index: int) -> bool:
+        """Whether a plan did about as well as the best on the first requests."""
+        if self.best is None or self.best not in self.glimpses:
+            return True
+        mine, best = self._promise(index), self._promise(self.best)
+        return mine[0] <= best[0] and mine[1] <= best[1] + _NEIGHBOUR_FRAC * abs(best[1])
+
+    def _whole(self, indices: Sequence[int]) -> list[Job]:
+        bars = self.is_exhaustive and len(self.plans) <= SMALL
+        return [Job(self.plans[i], None, bars=bars, check=self._check, reference=self._reference) for i in indices]
