@@ -46,8 +46,27 @@ class StageContext:
 
     @property
     def tp_group(self) -> Group:
-        """Devices that the stage's attention collectives run over."""
-        return self.cluster.group(self.stage.attention.tp)
+        """Devices that hold one copy of the stage's attention, which its collectives run over."""
+        return self.cluster.group(self.stage.attention.n_shards)
+
+    @property
+    def all_devices(self) -> Group:
+        """All devices of the stage."""
+        return self.cluster.group(self.stage.n_devices)
+
+    @property
+    def joins_ffn(self) -> bool:
+        """Whether the attention ranks share the FFN of a dense model, each device a part of its columns."""
+        return self.stage.attention.attention_dp > 1 and self.model.is_dense
+
+    @property
+    def exchanges_tokens(self) -> bool:
+        """Whether attention ranks send each token to its experts' devices, rather than gather all tokens on all.
+
+        As engines do where each expert is whole on one device; beside experts that are cut, they gather (SGLang's
+        expert parallelism page: `--moe-a2a-backend none` for "hybrid EP and TP setups").
+        """
+        return self.stage.attention.attention_dp > 1 and self.stage.ffn.ep > 1 and self.stage.ffn.tp == 1
 
     @property
     def next_link(self) -> Link:
