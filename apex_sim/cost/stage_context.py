@@ -79,6 +79,17 @@ class StageContext:
         inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
         return inter_node if crosses else self.cluster.intra_node
 
+    @property
+    def price_key(self) -> tuple[object, ...]:
+        """All that tells one stage's prices from another's of the same shape.
+
+        Kinds of layers with their numbers, in the order in which they first come: sums are taken in that order.
+        """
+        layers = self.layers
+        kinds = tuple((layer, layers.count(layer)) for layer in dict.fromkeys(layers))
+        link = None if self.is_last else self.next_link
+        return kinds, self.stage.attention, self.stage.ffn, self.is_first, self.is_last, link
+
     def all_reduce(self, n_bytes: Floats) -> Parts:
         """Price an all-reduce over the tensor-parallel group, with the engine's own kernel where it is allowed."""
         own = self.shape.preset.own_all_reduce if self.shape.scheduler.custom_all_reduce else "none"

@@ -147,12 +147,10 @@ def _require_speculation(model: Model, shape: Shape) -> None:
 
 
 def _require_placeable(cluster: Cluster, shape: Shape) -> None:
-    per_node = cluster.n_devices_per_node
-    if shape.tp > per_node:
-        raise InfeasiblePlanError(f"TP {shape.tp} spans nodes of {per_node} devices")
-    if per_node % shape.tp:
-        raise InfeasiblePlanError(f"TP groups of {shape.tp} would straddle nodes of {per_node} devices")
-    stage = shape.stages[0].n_devices
+    """Check that groups fill nodes evenly: several in a node, or one over whole nodes, which is slow, but runs."""
+    per_node, group, stage = cluster.n_devices_per_node, shape.n_shards, shape.stages[0].n_devices
+    if group % per_node and per_node % group:
+        raise InfeasiblePlanError(f"TP groups of {group} would straddle nodes of {per_node} devices")
     if shape.attention_dp > 1 and stage % per_node and per_node % stage:
         raise InfeasiblePlanError(f"{stage} devices of attention ranks would fill nodes of {per_node} unevenly")
     if shape.n_devices > cluster.n_devices:

@@ -122,3 +122,17 @@ def test_dense_layers_beside_experts_follow_attention() -> None:
     own = _summed(tokenwise_operators(context, N), "compute_s")["down_gemm"]
     assert own == pytest.approx(2 * 100 * 7168 * (3 * 18_432 + 58 * 2048) / 2 / FLOPS, rel=1e-3)
     assert set(_summed(joint_operators(context, 8 * N), "compute_s")) == {"moe", "all_gather"}
+
+
+def test_all_reduces_over_two_nodes_add_what_leaves_the_node() -> None:
+    """TP16 on 2 x 8: a ring of 8 inside, then an eighth of the buffer to the other node and back."""
+    cluster = load_cluster("2x8xh100-sxm")
+    context = _context(LLAMA, CellParallelism(tp=16), CellParallelism(tp=16), cluster)
+    n_bytes, far = 100 * 8192 * 2, cluster.inter_node
+    inside = 14 * (LINK.latency_s + n_bytes / 8 / LINK.bytes_per_s)
+    between = 2 * far.latency_s + n_bytes / 8 / far.bytes_per_s
+    assert _summed(tokenwise_operators(context, N), "network_s")["all_reduce"] == pytest.approx(
+        161 * (inside + between)
+    )
+    sharded = _summed(tokenwise_operators(context, N), "compute_s")["out_gemm"]
+    assert sharded == pytest.approx(80 * 2 * 100 * 8192 * 8192 / 16 / FLOPS)
