@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from apex_sim.cost.attention_launch import AttentionGroup, launch_sizes
+from apex_sim.cost.attention_launch import AttentionGroup, LaunchSizes, launch_sizes, shared_sizes
 from apex_sim.cost.forms.collectives import exchanged_bytes
 from apex_sim.cost.forms.routing import fullest_spread
 from apex_sim.cost.parts import Floats, Parts, repeat
@@ -36,12 +36,17 @@ Named = tuple[str, Parts]
 
 def attention_groups(context: StageContext) -> tuple[AttentionGroup, ...]:
     """Return the groups of equal attention cells in the stage."""
-    tp, kv_dtype = context.stage.attention.tp, context.shape.precision.kv
     layers = [layer.attention for layer in context.layers]
     return tuple(
-        AttentionGroup(launch_sizes(cell, tp, kv_dtype), cell.window_tokens, layers.count(cell))
-        for cell in dict.fromkeys(layers)
+        AttentionGroup(_sizes(context, cell), cell.window_tokens, layers.count(cell)) for cell in dict.fromkeys(layers)
     )
+
+
+def _sizes(context: StageContext, cell: AttentionCell | MlaCell | LinearAttentionCell) -> LaunchSizes:
+    attention, kv_dtype = context.stage.attention, context.shape.precision.kv
+    if attention.cp == 1:
+        return launch_sizes(cell, attention.tp, kv_dtype)
+    return shared_sizes(cell, attention.tp, context.cluster.group(attention.cp), kv_dtype)
 
 
 def tokenwise_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:

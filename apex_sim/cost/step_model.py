@@ -181,7 +181,7 @@ class StepModel:
 
     def host_s(self, batch: StepBatch) -> float:
         """Return the processor's time for one step."""
-        return self.shape.preset.host.on_step_s(batch.n_sequences, self.shape.tp)
+        return self.shape.preset.host.on_step_s(batch.n_sequences, self.shape.n_shards)
 
 
 def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostModel) -> StepModel:

@@ -32,6 +32,8 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
     _require_ranks(model, shape)
     for layer, _ in model.layer_groups():
         _require_divisible(layer, shape, model.is_dense)
+        if shape.cp > 1:
+            _require_shareable(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
     _require_placeable(cluster, shape)
@@ -54,8 +56,8 @@ def require_legal_plan(model: Model, cluster: Cluster, plan: Plan) -> None:
 def _require_cells(stage: Stage) -> None:
     """Check that the cells of `stage` are spread in a way that is simulated."""
     attention, ffn = stage.attention, stage.ffn
-    if attention.cp != 1 or ffn.cp != 1:
-        raise InfeasiblePlanError(f"CP {max(attention.cp, ffn.cp)} is not simulated yet")
+    if ffn.cp != 1:
+        raise InfeasiblePlanError(f"CP {ffn.cp} of the FFN; only attention has a context")
     if attention.n_devices != ffn.n_devices:
         raise InfeasiblePlanError(
             f"attention and FFN of a stage must use the same devices, not {attention.n_devices} and {ffn.n_devices}"
@@ -82,7 +84,7 @@ def _require_ranks(model: Model, shape: Shape) -> None:
 
 
 def _require_divisible(layer: Layer, shape: Shape, is_dense: bool) -> None:
-    tp, dense_tp = shape.tp, shape.stages[0].dense_tp(is_dense)
+    tp, dense_tp = shape.n_shards, shape.stages[0].dense_tp(is_dense)
     match layer.attention:
         case AttentionCell() as cell:
             if cell.n_q_heads % tp:
@@ -105,6 +107,24 @@ def _require_divisible(layer: Layer, shape: Shape, is_dense: bool) -> None:
             _require_width(moe.intermediate_size, shape.stages[0].ffn.tp)
             if moe.n_experts % shape.ep:
                 raise InfeasiblePlanError(f"EP {shape.ep} does not divide {moe.n_experts} experts")
+
+
+def _require_shareable(layer: Layer, shape: Shape) -> None:
+    """Check that several devices can share a sequence's keys, as vLLM's decode context parallelism does.
+
+    It spreads tokens over devices that would hold the same KV heads otherwise (vllm/config/model.py,
+    verify_with_parallel_config: its size is at most TP over the KV heads), and leaves no window.
+    """
+    cell, context = layer.attention, f"CP {shape.cp}"
+    if isinstance(cell, LinearAttentionCell):
+        raise InfeasiblePlanError(f"{context} of linear attention, whose state has no tokens to share")
+    if cell.window_tokens is not None:
+        raise InfeasiblePlanError(f"{context} with sliding windows is not simulated yet")
+    if isinstance(cell, AttentionCell) and shape.tp % cell.n_kv_heads:
+        raise InfeasiblePlanError(
+            f"{context} at TP {shape.tp} would divide the tokens of {cell.n_kv_heads} KV heads that TP has not divided "
+            "yet: use a TP that is a multiple of them"
+        )
 
 
 def _require_width(width: int, tp: int) -> None:
@@ -134,6 +154,8 @@ def _require_speculation(model: Model, shape: Shape) -> None:
         return
     if shape.pp > 1:
         raise InfeasiblePlanError(f"speculation with PP {shape.pp} is not simulated yet; use PP 1")
+    if shape.cp > 1:
+        raise InfeasiblePlanError(f"speculation with CP {shape.cp} is not simulated yet; use CP 1")
     if shape.role != "mixed":
         raise InfeasiblePlanError(f"speculation with role {shape.role} is not simulated yet; use role mixed")
     draft = draft_model_of(model, speculation)
@@ -151,6 +173,8 @@ def _require_placeable(cluster: Cluster, shape: Shape) -> None:
     per_node, group, stage = cluster.n_devices_per_node, shape.n_shards, shape.stages[0].n_devices
     if group % per_node and per_node % group:
         raise InfeasiblePlanError(f"TP groups of {group} would straddle nodes of {per_node} devices")
+    if shape.cp % per_node and per_node % shape.cp:
+        raise InfeasiblePlanError(f"CP groups of {shape.cp} would straddle nodes of {per_node} devices")
     if shape.attention_dp > 1 and stage % per_node and per_node % stage:
         raise InfeasiblePlanError(f"{stage} devices of attention ranks would fill nodes of {per_node} unevenly")
     if shape.n_devices > cluster.n_devices:

@@ -96,11 +96,14 @@ class Memory:
 
 
 def stage_kv_bytes_per_token(model: Model, shape: Shape, index: int) -> float:
-    """Return the KV bytes that one token holds on one device of stage `index` where no window is freed."""
+    """Return the KV bytes that one token holds on one device of stage `index` where no window is freed.
+
+    Under context parallelism the mean over the devices that share a sequence.
+    """
     stage = shape.stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
     numbers = sum(local_kv_numbers(layer, stage.attention.tp) for layer in layers)
-    return numbers * shape.precision.kv_bytes()
+    return numbers * shape.precision.kv_bytes() / stage.attention.cp
 
 
 def activation_bytes_per_token(
@@ -214,7 +217,7 @@ def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory
             )
     layout = layout_of(
         model,
-        shape.scheduler.block_size_tokens,
+        shape.scheduler.block_size_tokens * shape.cp,
         shape.preset.frees_windows,
         shape.stages[0].attention.tp,
         shape.precision.kv_bytes(),

@@ -18,11 +18,13 @@ from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import CellParallelism, Shape, cell_stages
 from apex_sim.preset.load import load_preset
 
-#: Model, attention and FFN of plans with ranks.
+#: Model, attention and FFN.
 CELLS = {
     "joint": ("llama-3.2-1b", CellParallelism(attention_dp=2), CellParallelism(tp=2)),
     "joint-tp2": ("llama-3.2-1b", CellParallelism(tp=2, attention_dp=2), CellParallelism(tp=4)),
     "hybrid": ("mixtral-8x7b", CellParallelism(attention_dp=4), CellParallelism(tp=2, ep=2)),
+    "context": ("deepseek-v3", CellParallelism(cp=4), CellParallelism(ep=4)),
+    "context-ranks": ("deepseek-v3", CellParallelism(attention_dp=2, cp=2), CellParallelism(tp=2, ep=2)),
 }
 
 
@@ -40,16 +42,17 @@ def _step_model(name: str, preset_name: str) -> StepModel:
 
 def _scenarios(name: str, n: int) -> list[Scenario]:
     """Return the first drawn scenarios with as many ranks, on the cells of `name`."""
-    found, seed = [], 0
-    n_ranks = CELLS[name][1].attention_dp
+    found: list[Scenario] = []
+    seed, attention = 0, CELLS[name][1]
     while len(found) < n:
         scenario, seed = draw(np.random.default_rng(seed)), seed + 1
-        if scenario.shape.attention_dp != n_ranks:
+        drawn = scenario.shape
+        if (drawn.attention_dp, drawn.pp, drawn.scheduler.speculation) != (attention.attention_dp, 1, None):
             continue
         step_model = _step_model(name, scenario.shape.preset.name)
         settings = replace(scenario.shape.scheduler, expert_imbalance=0.0)
         shape = replace(scenario.shape, stages=step_model.shape.stages, scheduler=settings)
-        layout = KvLayout(scenario.memory.layout.block_size_tokens)
+        layout = KvLayout(scenario.memory.layout.block_size_tokens * attention.cp)
         blocks = shape.n_queues * int(layout.blocks_for(LONGEST) * 1.1 + 8)
         memory = replace(scenario.memory, layout=layout, n_blocks=blocks)
         found.append(replace(scenario, shape=shape, memory=memory, step_model=replace(step_model, shape=shape)))

@@ -9,7 +9,7 @@ from apex_sim.hardware.cluster import load_cluster
 from apex_sim.model.load import load_model
 from apex_sim.model.model import Model
 from apex_sim.plan.legality import require_legal_shape
-from apex_sim.plan.memory import activation_bytes_per_token, instance_memory, stage_memory
+from apex_sim.plan.memory import activation_bytes_per_token, instance_memory, stage_kv_bytes_per_token, stage_memory
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import CellParallelism, Shape, Stage, cell_stages, tensor_pipeline_stages
@@ -107,6 +107,11 @@ def test_labels_tell_mappings_apart(attention: CellParallelism, ffn: CellParalle
         (LLAMA, CellParallelism(tp=4), CellParallelism(tp=8), "the same devices, not 4 and 8"),
         (LLAMA, CellParallelism(tp=4, ep=2), CellParallelism(tp=8), "EP 2 of attention"),
         (MOE, CellParallelism(tp=8), CellParallelism(tp=4, attention_dp=2), "2 copies of the FFN"),
+        (LLAMA, CellParallelism(tp=4, cp=2), CellParallelism(tp=8), "CP 2 at TP 4 would divide .* 8 KV heads"),
+        (LLAMA, CellParallelism(tp=8), CellParallelism(tp=4, cp=2), "CP 2 of the FFN"),
+        (load_model("gpt-oss-20b"), CellParallelism(tp=1, cp=8), CellParallelism(tp=8), "CP 8 with sliding windows"),
+        (load_model("qwen3-next-80b-a3b"), CellParallelism(tp=2, cp=2), CellParallelism(tp=4), "CP 2 of linear"),
+        (load_model("deepseek-v3"), CellParallelism(cp=6), CellParallelism(tp=6), "TP 6 does not divide 128 heads"),
         (MOE, CellParallelism(attention_dp=6), CellParallelism(tp=2, ep=3), "EP 3 does not divide 128 experts"),
     ],
 )
@@ -127,3 +132,28 @@ def test_stages_must_be_spread_alike() -> None:
     mixed = Stage(0, 40, *(CellParallelism(tp=2),) * 2), Stage(40, 40, *(CellParallelism(tp=4),) * 2)
     with pytest.raises(InfeasiblePlanError, match="spread alike"):
         require_legal_shape(LLAMA, H200, replace(shape, stages=mixed))
+
+
+@pytest.mark.parametrize(("name", "cp"), [("deepseek-v3", 2), ("deepseek-v3", 8), ("qwen3-30b-a3b", 2)])
+def test_context_parallelism_shares_the_keys_that_tensor_parallelism_repeats(name: str, cp: int) -> None:
+    """On eight devices: the weights of TP8, and cp times its KV tokens, but for the rounding of a block."""
+    model, cluster = load_model(name), load_cluster("8xb200")
+    cells = [(CellParallelism(tp=8 // c, cp=c), CellParallelism(tp=8)) for c in (1, cp)]
+    shapes = (_shape(model, *each, "vllm-1") for each in cells)
+    tensor, shared = (replace(one, device="b200", precision=Precision(model.weight_dtype)) for one in shapes)
+    require_legal_shape(model, cluster, shared)
+    assert _held(model, shared) == _held(model, tensor)
+    one, many = (instance_memory(model, cluster.device, shape) for shape in (tensor, shared))
+    assert many.layout.block_size_tokens == cp * one.layout.block_size_tokens
+    assert many.n_blocks == one.n_blocks
+    assert many.kv_tokens == cp * one.kv_tokens
+    assert many.stages[0].kv_bytes_per_token * cp == one.stages[0].kv_bytes_per_token
+
+
+def test_devices_that_share_a_context_hold_a_latent_once() -> None:
+    """DeepSeek-V3 over CP8: 61 layers x 576 numbers in bf16, an eighth of a token's on each device."""
+    model = load_model("deepseek-v3")
+    shape = _shape(model, CellParallelism(cp=8), CellParallelism(ep=8), "vllm-1")
+    assert 8 * stage_kv_bytes_per_token(model, shape, 0) == 61 * 576 * 2
+    assert shape.label == "TP1 CP8 EP8 PP1 bf16"
+    assert (shape.n_shards, shape.n_devices) == (8, 8)

@@ -95,13 +95,6 @@ def test_ffn_width_must_divide() -> None:
         require_legal_shape(replace(model, layers=(odd,) * 48), H100, _shape((48,), 4))
 
 
-def test_context_parallelism_is_refused() -> None:
-    cell = CellParallelism(tp=4, cp=2)
-    shape = replace(_shape((80,), 8), stages=(Stage(0, 80, cell, CellParallelism(tp=8)),))
-    with pytest.raises(InfeasiblePlanError, match="CP 2 is not simulated yet"):
-        require_legal_shape(load_model("llama-3.1-70b"), H100, shape)
-
-
 def test_attention_and_ffn_share_their_devices() -> None:
     stage = Stage(0, 80, CellParallelism(tp=4), CellParallelism(tp=8))
     with pytest.raises(InfeasiblePlanError, match="same devices"):
