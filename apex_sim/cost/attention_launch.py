@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from apex_sim.cost.context_parallel import ContextShards, shared_decode, shared_prefill
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.linear_attention import LinearHeads
 from apex_sim.cost.parts import Parts
 from apex_sim.cost.sizes import AttentionSizes, DecodeWork, LatentSizes, PrefillWork
 from apex_sim.errors import UnsupportedError
+from apex_sim.hardware.link import Group
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.plan.weights import n_local_kv_heads
 
-LaunchSizes = AttentionSizes | LatentSizes | LinearHeads
+LaunchSizes = AttentionSizes | LatentSizes | LinearHeads | ContextShards
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class AttentionGroup:
     n_layers: int
 
 
-def launch_sizes(cell: AttentionCell | MlaCell | LinearAttentionCell, tp: int, kv_dtype: str) -> LaunchSizes:
+def launch_sizes(
+    cell: AttentionCell | MlaCell | LinearAttentionCell, tp: int, kv_dtype: str
+) -> AttentionSizes | LatentSizes | LinearHeads:
     """Return the sizes of `cell` on one of `tp` devices."""
     match cell:
         case AttentionCell():
@@ -44,6 +48,21 @@ def launch_sizes(cell: AttentionCell | MlaCell | LinearAttentionCell, tp: int, k
             return LinearHeads(*heads, cell.k_head_dim, cell.v_head_dim, cell.conv_kernel)
 
 
+def shared_sizes(
+    cell: AttentionCell | MlaCell | LinearAttentionCell, tp: int, group: Group, kv_dtype: str
+) -> LaunchSizes:
+    """Return the sizes of `cell` on one device, where each of `tp` parts of the KV heads lies on a `group`.
+
+    Raises
+    ------
+    UnsupportedError : linear attention, whose state no group shares.
+    """
+    own, gathered = (launch_sizes(cell, n, kv_dtype) for n in (tp * group.n_devices, tp))
+    if isinstance(own, LinearHeads) or isinstance(gathered, LinearHeads):
+        raise UnsupportedError("context parallelism of linear attention", remedy="use TP instead of CP")
+    return ContextShards(own, gathered, group)
+
+
 def prefill_launch(cost: CostModel, work: PrefillWork, sizes: LaunchSizes) -> Parts:
     """Price one prefill launch; for linear attention, in a step with decodes too, that of its prompts alone.
 
@@ -57,6 +76,8 @@ def prefill_launch(cost: CostModel, work: PrefillWork, sizes: LaunchSizes) -> Pa
             return cost.latent_prefill(work, sizes)
         case LinearHeads():
             return cost.linear_prefill(work, sizes)
+        case ContextShards():
+            return shared_prefill(cost, work, sizes)
 
 
 def decode_launch(cost: CostModel, work: DecodeWork, sizes: LaunchSizes) -> Parts:
@@ -68,6 +89,8 @@ def decode_launch(cost: CostModel, work: DecodeWork, sizes: LaunchSizes) -> Part
             return cost.latent_decode(work, sizes)
         case LinearHeads():
             return cost.linear_decode(work, sizes)
+        case ContextShards():
+            return shared_decode(cost, work, sizes)
 
 
 def with_query_rows(sizes: LaunchSizes, n_rows: int) -> LaunchSizes:
@@ -80,14 +103,16 @@ def with_query_rows(sizes: LaunchSizes, n_rows: int) -> LaunchSizes:
 
     Raises
     ------
-    UnsupportedError : linear attention, whose state cannot go back by a rejected token.
+    UnsupportedError : linear attention, whose state cannot go back by a rejected token; a context that devices share.
     """
+    if n_rows == 1:
+        return sizes
     match sizes:
         case AttentionSizes():
             return replace(sizes, n_q_heads=sizes.n_q_heads * n_rows)
         case LatentSizes():
             return replace(sizes, n_heads=sizes.n_heads * n_rows)
         case LinearHeads():
-            if n_rows == 1:
-                return sizes
             raise UnsupportedError("several queries of linear attention", remedy="leave speculation out")
+        case ContextShards():
+            raise UnsupportedError("several queries of a shared context", remedy="leave speculation or CP out")

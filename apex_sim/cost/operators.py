@@ -1,7 +1,8 @@
 """Which operators does a stage run for a step's tokens, and of which sizes are they on one device?
 
 Three groups, by what they depend on: token-wise operators on the tokens of the step, the head on the sequences that
-sample, attention on the contexts.  Under attention DP a fourth: experts on the tokens of all ranks.  Kernels as in
+sample, attention on the contexts.  Under attention DP a fourth: experts, or the FFN of a dense model, on the tokens of
+all ranks.  Kernels as in
 vLLM's Llama, Mixtral, gpt-oss and DeepSeek: fused QKV, fused gate and up, residual add fused with the norm, one
 all-reduce after attention and one after the FFN.  The write of new keys and values belongs to attention.
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from apex_sim.cost.attention_launch import AttentionGroup, launch_sizes
+from apex_sim.cost.attention_launch import AttentionGroup, LaunchSizes, launch_sizes, shared_sizes
 from apex_sim.cost.forms.collectives import exchanged_bytes
 from apex_sim.cost.forms.routing import fullest_spread
 from apex_sim.cost.parts import Floats, Parts, repeat
@@ -35,17 +36,22 @@ Named = tuple[str, Parts]
 
 def attention_groups(context: StageContext) -> tuple[AttentionGroup, ...]:
     """Return the groups of equal attention cells in the stage."""
-    tp, kv_dtype = context.stage.attention.tp, context.shape.precision.kv
     layers = [layer.attention for layer in context.layers]
     return tuple(
-        AttentionGroup(launch_sizes(cell, tp, kv_dtype), cell.window_tokens, layers.count(cell))
-        for cell in dict.fromkeys(layers)
+        AttentionGroup(_sizes(context, cell), cell.window_tokens, layers.count(cell)) for cell in dict.fromkeys(layers)
     )
+
+
+def _sizes(context: StageContext, cell: AttentionCell | MlaCell | LinearAttentionCell) -> LaunchSizes:
+    attention, kv_dtype = context.stage.attention, context.shape.precision.kv
+    if attention.cp == 1:
+        return launch_sizes(cell, attention.tp, kv_dtype)
+    return shared_sizes(cell, attention.tp, context.cluster.group(attention.cp), kv_dtype)
 
 
 def tokenwise_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:
     """Yield (name, cost) of the operators whose cost depends on the step's tokens only; the layers are summed up."""
-    model, cost, tp = context.model, context.cost, context.stage.attention.tp
+    model, cost, tp = context.model, context.cost, context.stage.attention.n_shards
     hidden_bytes = n_tokens * model.hidden_size * _ACT
     if context.is_first:
         yield "embedding", cost.elementwise(n_tokens, model.hidden_size, 2 * _ACT)
@@ -76,15 +82,17 @@ def _layer_operators(context: StageContext, layer: Layer, n_tokens: Floats) -> I
             yield from _linear_projections(context, cell, n_tokens)
     yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
     match layer.ffn:
+        case FfnCell() if context.joins_ffn:  # its outputs come back as parts of a rank's tokens
+            yield "all_gather", context.cost.all_gather(n_tokens * hidden * _ACT, context.tp_group)
         case FfnCell() as ffn:
-            yield from _ffn_operators(context, ffn.intermediate_size, ffn.gated, n_tokens, "ffn")
+            yield from _ffn_operators(context, ffn.intermediate_size, ffn.gated, n_tokens)
             yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
         case MoeCell() as moe:
             yield from _moe_operators(context, moe, n_tokens)
 
 
 def _projections(context: StageContext, cell: AttentionCell, n_tokens: Floats) -> Iterator[Named]:
-    hidden, tp = context.model.hidden_size, context.stage.attention.tp
+    hidden, tp = context.model.hidden_size, context.stage.attention.n_shards
     q_columns = cell.n_q_heads // tp * cell.head_dim
     kv_columns = n_local_kv_heads(cell, tp) * cell.head_dim
     gate_columns = q_columns if cell.output_gate else 0
@@ -103,7 +111,7 @@ def _latent_projections(context: StageContext, cell: MlaCell, n_tokens: Floats) 
     The up projection of keys and values runs once for each token, either on new latents (prefill) or folded into query
     and output (decode): as many FLOP and the same weights.
     """
-    hidden, n_heads = context.model.hidden_size, cell.n_heads // context.stage.attention.tp
+    hidden, n_heads = context.model.hidden_size, cell.n_heads // context.stage.attention.n_shards
     query_columns = n_heads * (cell.qk_nope_head_dim + cell.qk_rope_head_dim)
     if cell.q_lora_rank is None:
         yield from _linear(context, "qkv_gemm", "attention", n_tokens, query_columns, hidden)
@@ -125,7 +133,7 @@ def _linear_projections(context: StageContext, cell: LinearAttentionCell, n_toke
     As Qwen3NextGatedDeltaNet in vLLM: one product for queries, keys, values and output gate, a narrow one in bf16 for
     the rates of update and decay.
     """
-    hidden, tp = context.model.hidden_size, context.stage.attention.tp
+    hidden, tp = context.model.hidden_size, context.stage.attention.n_shards
     values, channels = cell.n_v_heads * cell.v_head_dim / tp, cell.n_conv_channels / tp
     yield from _linear(context, "qkv_gemm", "attention", n_tokens, channels + values, hidden)
     yield "qkv_gemm", context.cost.gemm(n_tokens, 2 * cell.n_v_heads / tp, hidden, "bf16", "bf16")
@@ -145,21 +153,20 @@ def _moe_operators(context: StageContext, moe: MoeCell, n_tokens: Floats) -> Ite
     large steps are priced from above.  The devices of one rank share its tokens (vLLM's sequence-parallel experts) and
     gather them afterwards.
     """
-    cost, hidden, ffn = context.cost, context.model.hidden_size, context.stage.ffn
-    attention = context.stage.attention
+    cost, hidden, attention = context.cost, context.model.hidden_size, context.stage.attention
     yield "router", cost.gemm(n_tokens, moe.n_experts, hidden, "bf16", "bf16")
     yield "router", cost.elementwise(n_tokens, moe.n_experts, 2 * _FP32)
     if attention.attention_dp == 1:
         yield "moe", expert_cost(context, moe, n_tokens)
     if moe.shared_intermediate_size and not _fused(context, moe):
-        yield from _ffn_operators(context, moe.shared_intermediate_size, True, n_tokens, "ffn")
-    if attention.attention_dp == 1 or ffn.ep == 1:
+        yield from _ffn_operators(context, moe.shared_intermediate_size, True, n_tokens)
+    if not context.exchanges_tokens:
         yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
         return
     weight = context.shape.precision.weight_dtype_of(context.model, "experts")
     for bytes_per_number in (DISPATCH_BYTES.get(weight, _ACT), _ACT):
-        sent = exchanged_bytes(n_tokens / attention.tp, hidden, moe.n_active_experts, bytes_per_number)
-        yield "all_to_all", cost.all_to_all(sent, context.cluster.group(ffn.ep))
+        sent = exchanged_bytes(n_tokens / attention.n_shards, hidden, moe.n_active_experts, bytes_per_number)
+        yield "all_to_all", cost.all_to_all(sent, context.all_devices)
     yield "all_gather", cost.all_gather(n_tokens * hidden * _ACT, context.tp_group)
 
 
@@ -190,19 +197,28 @@ def _fused(context: StageContext, moe: MoeCell) -> bool:
 def joint_operators(context: StageContext, n_tokens: Floats) -> Iterator[Named]:
     """Yield (name, cost) of what the attention ranks do together, for `n_tokens` of all of them; layers summed up.
 
-    Without expert parallelism every device holds a part of each expert: the ranks gather all tokens before, and add up
-    and scatter what each device made of them afterwards, which moves as many bytes (vLLM's dispatch and combine in
-    distributed/device_communicators/all2all.py, AgRsAll2AllManager).
+    Where every device holds a part of an expert or of the FFN, the ranks gather all tokens before, and add up and
+    scatter what each device made of them afterwards, which moves as many bytes (vLLM's dispatch and combine in
+    distributed/device_communicators/all2all.py, AgRsAll2AllManager; SGLang's srt/layers/communicator.py, which gathers
+    for dense FFNs too).
     """
-    stage, hidden_bytes = context.stage, n_tokens * context.model.hidden_size * _ACT
     ffns = [layer.ffn for layer in context.layers]
     for ffn in dict.fromkeys(ffns):
-        if not isinstance(ffn, MoeCell):
+        if isinstance(ffn, FfnCell) and not context.joins_ffn:
             continue
-        yield "moe", repeat(expert_cost(context, ffn, n_tokens), ffns.count(ffn))
-        if stage.ffn.ep == 1:
-            gather = context.cost.all_gather(hidden_bytes, context.cluster.group(stage.n_devices))
-            yield "all_gather", repeat(gather, 2 * ffns.count(ffn))
+        for name, parts in _joint_layer(context, ffn, n_tokens):
+            yield name, repeat(parts, ffns.count(ffn))
+
+
+def _joint_layer(context: StageContext, ffn: FfnCell | MoeCell, n_tokens: Floats) -> Iterator[Named]:
+    match ffn:
+        case MoeCell():
+            yield "moe", expert_cost(context, ffn, n_tokens)
+        case FfnCell():
+            yield from _ffn_operators(context, ffn.intermediate_size, ffn.gated, n_tokens)
+    if not context.exchanges_tokens:
+        gather = context.cost.all_gather(n_tokens * context.model.hidden_size * _ACT, context.all_devices)
+        yield "all_gather", repeat(gather, 2)
 
 
 def expert_spread_s(context: StageContext, n_tokens: Floats) -> Floats:
@@ -223,13 +239,13 @@ def expert_spread_s(context: StageContext, n_tokens: Floats) -> Floats:
     return np.minimum(context.shape.scheduler.expert_imbalance * np.sqrt(variance), total_s / 3.0)
 
 
-def _ffn_operators(context: StageContext, width: int, gated: bool, n_tokens: Floats, part: str) -> Iterator[Named]:
+def _ffn_operators(context: StageContext, width: int, gated: bool, n_tokens: Floats) -> Iterator[Named]:
     hidden = context.model.hidden_size
-    columns = width / context.stage.attention.tp
+    columns = width / context.stage.dense_tp(context.model.is_dense)
     n_up = 2 if gated else 1
-    yield from _linear(context, "up_gemm", part, n_tokens, n_up * columns, hidden)
+    yield from _linear(context, "up_gemm", "ffn", n_tokens, n_up * columns, hidden)
     yield "activation", context.cost.elementwise(n_tokens, columns, (n_up + 1) * _ACT)
-    yield from _linear(context, "down_gemm", part, n_tokens, hidden, columns)
+    yield from _linear(context, "down_gemm", "ffn", n_tokens, hidden, columns)
 
 
 def _linear(context: StageContext, name: str, part: str, m: Floats, n: float, k: float) -> Iterator[Named]:
@@ -250,7 +266,7 @@ def head_operators(context: StageContext, n_sampled: Floats) -> Iterator[Named]:
     """Yield (name, cost) of final norm, LM head and sampling for `n_sampled` sequences, on the last stage."""
     if not context.is_last:
         return
-    model, cost, tp = context.model, context.cost, context.stage.attention.tp
+    model, cost, tp = context.model, context.cost, context.stage.attention.n_shards
     yield "norm", cost.elementwise(n_sampled, model.hidden_size, 4 * _ACT)
     yield "lm_head", cost.gemm(n_sampled, model.vocab_size / tp, model.hidden_size, "bf16", "bf16")
     yield "all_gather", cost.all_gather(n_sampled * model.vocab_size * _ACT, context.tp_group)

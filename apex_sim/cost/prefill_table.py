@@ -14,8 +14,9 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from apex_sim.cost.attention_launch import AttentionGroup, prefill_launch
+from apex_sim.cost.attention_launch import AttentionGroup, LaunchSizes, prefill_launch
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.context_parallel import ContextShards
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.linear_attention import CHUNK_TOKENS, LinearHeads
 from apex_sim.cost.operator_table import kernel_only
@@ -149,18 +150,25 @@ def _key_factor(cost: CostModel, group: AttentionGroup, coarse: PrefillKnots) ->
 
 
 def _knots(group: AttentionGroup, max_tokens: int, max_sequences: int, max_context: int, n_sms: int) -> PrefillKnots:
-    match group.sizes:
-        case AttentionSizes() as sizes:
-            heads, shared = sizes.n_kv_heads, sizes.n_q_heads // sizes.n_kv_heads
-        case LatentSizes() as sizes:
-            heads, shared = sizes.n_heads, 1
-        case LinearHeads() as sizes:
-            heads, shared = int(sizes.n_v_heads), _TILE_TOKENS // CHUNK_TOKENS
+    heads, shared = _heads(group.sizes)
     sequences = _sequence_knots(max(2, min(max_sequences, max_tokens)), n_sms / heads)
     queries = _query_knots(max(2, max_tokens), shared)
     past = np.linspace(0.0, 1.0, _N_WINDOW_KNOTS) if group.window else _past_knots(max_context)
     knots = PrefillKnots(sequences, queries, np.zeros(0, dtype=np.int64), past)
     return PrefillKnots(sequences, queries, _n_rows(knots, max_tokens)[0], past)
+
+
+def _heads(sizes: LaunchSizes) -> tuple[int, int]:
+    """Return how many heads have keys of their own, and how many share a tile of queries."""
+    match sizes:
+        case AttentionSizes():
+            return sizes.n_kv_heads, sizes.n_q_heads // sizes.n_kv_heads
+        case LatentSizes():
+            return sizes.n_heads, 1
+        case LinearHeads():
+            return int(sizes.n_v_heads), _TILE_TOKENS // CHUNK_TOKENS
+        case ContextShards():
+            return _heads(sizes.own)
 
 
 def _n_rows(knots: PrefillKnots, max_tokens: int) -> tuple[NDArray[np.int64], int]:

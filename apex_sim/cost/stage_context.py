@@ -46,8 +46,27 @@ class StageContext:
 
     @property
     def tp_group(self) -> Group:
-        """Devices that the stage's attention collectives run over."""
-        return self.cluster.group(self.stage.attention.tp)
+        """Devices that hold one copy of the stage's attention, which its collectives run over."""
+        return self.cluster.group(self.stage.attention.n_shards)
+
+    @property
+    def all_devices(self) -> Group:
+        """All devices of the stage."""
+        return self.cluster.group(self.stage.n_devices)
+
+    @property
+    def joins_ffn(self) -> bool:
+        """Whether the attention ranks share the FFN of a dense model, each device a part of its columns."""
+        return self.stage.attention.attention_dp > 1 and self.model.is_dense
+
+    @property
+    def exchanges_tokens(self) -> bool:
+        """Whether attention ranks send each token to its experts' devices, rather than gather all tokens on all.
+
+        As engines do where each expert is whole on one device; beside experts that are cut, they gather (SGLang's
+        expert parallelism page: `--moe-a2a-backend none` for "hybrid EP and TP setups").
+        """
+        return self.stage.attention.attention_dp > 1 and self.stage.ffn.ep > 1 and self.stage.ffn.tp == 1
 
     @property
     def next_link(self) -> Link:
@@ -59,6 +78,17 @@ class StageContext:
         crosses = self.shape.n_devices > self.cluster.n_devices_per_node and end % self.cluster.n_devices_per_node == 0
         inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
         return inter_node if crosses else self.cluster.intra_node
+
+    @property
+    def price_key(self) -> tuple[object, ...]:
+        """All that tells one stage's prices from another's of the same shape.
+
+        Kinds of layers with their numbers, in the order in which they first come: sums are taken in that order.
+        """
+        layers = self.layers
+        kinds = tuple((layer, layers.count(layer)) for layer in dict.fromkeys(layers))
+        link = None if self.is_last else self.next_link
+        return kinds, self.stage.attention, self.stage.ffn, self.is_first, self.is_last, link
 
     def all_reduce(self, n_bytes: Floats) -> Parts:
         """Price an all-reduce over the tensor-parallel group, with the engine's own kernel where it is allowed."""

@@ -181,7 +181,7 @@ class StepModel:
 
     def host_s(self, batch: StepBatch) -> float:
         """Return the processor's time for one step."""
-        return self.shape.preset.host.on_step_s(batch.n_sequences, self.shape.tp)
+        return self.shape.preset.host.on_step_s(batch.n_sequences, self.shape.n_shards)
 
 
 def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostModel) -> StepModel:
@@ -195,8 +195,8 @@ def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostM
         cost = cost.of_engine(shape.preset.engine)
     windows, speculation = model.attention_classes(), shape.scheduler.speculation
     if speculation is None:
-        stages = [_stage_model(StageContext(cost, model, cluster, shape, index), windows) for index in range(shape.pp)]
-        return StepModel(shape, tuple(stages), windows, cost.name, cost.provenance)
+        contexts = [StageContext(cost, model, cluster, shape, index) for index in range(shape.pp)]
+        return StepModel(shape, _stage_models(contexts, windows), windows, cost.name, cost.provenance)
     draft = draft_model_of(model, speculation)
     windows = tuple(dict.fromkeys((*windows, *draft.attention_classes())))
     stage = _stage_model(StageContext(cost, model, cluster, shape, 0), windows, 1 + speculation.n_draft_tokens)
@@ -228,6 +228,15 @@ def knots(max_tokens: int) -> Floats:
     edges = np.arange(DENSE_TOKENS, max_tokens, TILE_TOKENS, dtype=np.float64)
     sparse = [edges + 1, edges + TILE_TOKENS - 1, edges + TILE_TOKENS]
     return np.concatenate([dense, np.stack(sparse, axis=1).ravel()])
+
+
+def _stage_models(contexts: Sequence[StageContext], windows: tuple[Window, ...]) -> tuple[StageModel, ...]:
+    """Return the tables of all stages; those that cost the same share theirs."""
+    priced: dict[tuple[object, ...], StageModel] = {}
+    for context in contexts:
+        if context.price_key not in priced:
+            priced[context.price_key] = _stage_model(context, windows)
+    return tuple(replace(priced[context.price_key], context=context) for context in contexts)
 
 
 def _stage_model(

@@ -250,7 +250,7 @@ def _settle(engine: Any, shape: Shape, memory: Memory, depth: int) -> None:
     engine["n_ranks"], engine["waiting_weight"] = shape.attention_dp, (ranks.waiting_weight or 0) if ranks else 1
     engine["is_sorted"] = int(settings.sorts_queue)
     engine["most_waiting"] = -1 if settings.max_num_waiting is None else settings.max_num_waiting
-    engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.tp), host.sequence_s
+    engine["host_step_s"], engine["host_sequence_s"] = host.on_step_s(0, shape.n_shards), host.sequence_s
     engine["frontend_s"], engine["prompt_token_s"] = host.frontend_s, host.prompt_token_s
 
 

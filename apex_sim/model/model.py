@@ -96,6 +96,11 @@ class Model:
         return len(self.layers)
 
     @property
+    def is_dense(self) -> bool:
+        """Return whether no layer has experts."""
+        return all(isinstance(layer.ffn, FfnCell) for layer in self.layers)
+
+    @property
     def n_embedding_params(self) -> int:
         """Return the size of the embedding table."""
         return self.vocab_size * self.hidden_size

@@ -8,6 +8,9 @@ Layers with linear attention keep one state for each sequence, in lists of one b
 state, which makes it long: vLLM raises the tokens in a block until the keys and values of one layer are no smaller than
 its state, and pads the state (vllm/model_executor/models/config.py, HybridAttentionMambaModelConfig, without a prefix
 cache).
+
+Under context parallelism a block spans one block of each device that shares the sequence (vLLM's virtual blocks, of
+block_size x dcp_world_size tokens: vllm/v1/worker/block_table.py).
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from apex_sim.hardware.cluster import Cluster
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
-from apex_sim.plan.draft import draft_model_of
+from apex_sim.plan.draft import draft_model_of, draft_shape_of
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.precision import PEAK_OF_ACTIVATION
-from apex_sim.plan.shape import Shape
+from apex_sim.plan.shape import Shape, Stage
 from apex_sim.preset.research import RESEARCH_POLICIES
 
 
@@ -26,15 +26,14 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
         split = "+".join(str(stage.n_layers) for stage in shape.stages)
         raise InfeasiblePlanError(f"stages of {split} layers do not cover the model's {model.n_layers}")
     for stage in shape.stages:
-        if stage.attention.cp != 1 or stage.ffn.cp != 1:
-            raise InfeasiblePlanError(f"CP {max(stage.attention.cp, stage.ffn.cp)} is not simulated yet")
-        if stage.attention.n_devices != stage.ffn.n_devices:
-            raise InfeasiblePlanError("attention and FFN of a stage must use the same devices")
-        if stage.attention.ep != 1 or stage.ffn.attention_dp != 1 or min(stage.ffn.tp, stage.ffn.ep) != 1:
-            raise InfeasiblePlanError("experts are divided over all devices of a stage, or each is held whole by one")
+        _require_cells(stage)
+    if len({(stage.attention, stage.ffn) for stage in shape.stages}) > 1:
+        raise InfeasiblePlanError("the cells of all stages must be spread alike")
     _require_ranks(model, shape)
     for layer, _ in model.layer_groups():
-        _require_divisible(layer, shape)
+        _require_divisible(layer, shape, model.is_dense)
+        if shape.cp > 1:
+            _require_shareable(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
     _require_placeable(cluster, shape)
@@ -54,13 +53,25 @@ def require_legal_plan(model: Model, cluster: Cluster, plan: Plan) -> None:
         raise InfeasiblePlanError(f"needs {plan.n_devices} devices, {cluster.name} has {cluster.n_devices}")
 
 
+def _require_cells(stage: Stage) -> None:
+    """Check that the cells of `stage` are spread in a way that is simulated."""
+    attention, ffn = stage.attention, stage.ffn
+    if ffn.cp != 1:
+        raise InfeasiblePlanError(f"CP {ffn.cp} of the FFN; only attention has a context")
+    if attention.n_devices != ffn.n_devices:
+        raise InfeasiblePlanError(
+            f"attention and FFN of a stage must use the same devices, not {attention.n_devices} and {ffn.n_devices}"
+        )
+    if attention.ep != 1:
+        raise InfeasiblePlanError(f"EP {attention.ep} of attention; only experts are spread so")
+    if ffn.attention_dp != 1:
+        raise InfeasiblePlanError(f"{ffn.attention_dp} copies of the FFN in a stage are not simulated yet: use dp")
+
+
 def _require_ranks(model: Model, shape: Shape) -> None:
     """Check that attention ranks and experts can be spread as the shape says, by an engine that does so."""
     ranks, policy = f"attention DP {shape.attention_dp}", shape.scheduler.policy
-    is_dense = all(isinstance(layer.ffn, FfnCell) for layer in model.layers)
-    if is_dense and shape.attention_dp > 1:
-        raise InfeasiblePlanError(f"{ranks} of a dense model is instances that do not wait for each other: use dp")
-    if is_dense and shape.ep > 1:
+    if model.is_dense and shape.ep > 1:
         raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts")
     if shape.attention_dp == 1:
         return
@@ -72,8 +83,8 @@ def _require_ranks(model: Model, shape: Shape) -> None:
         raise InfeasiblePlanError(f"{ranks} with PP {shape.pp} is not simulated yet: use PP 1")
 
 
-def _require_divisible(layer: Layer, shape: Shape) -> None:
-    tp = shape.tp
+def _require_divisible(layer: Layer, shape: Shape, is_dense: bool) -> None:
+    tp, dense_tp = shape.n_shards, shape.stages[0].dense_tp(is_dense)
     match layer.attention:
         case AttentionCell() as cell:
             if cell.n_q_heads % tp:
@@ -90,12 +101,30 @@ def _require_divisible(layer: Layer, shape: Shape) -> None:
                 )
     match layer.ffn:
         case FfnCell() as ffn:
-            _require_width(ffn.intermediate_size, tp)
+            _require_width(ffn.intermediate_size, dense_tp)
         case MoeCell() as moe:
-            _require_width(moe.shared_intermediate_size, tp)
+            _require_width(moe.shared_intermediate_size, dense_tp)
             _require_width(moe.intermediate_size, shape.stages[0].ffn.tp)
             if moe.n_experts % shape.ep:
                 raise InfeasiblePlanError(f"EP {shape.ep} does not divide {moe.n_experts} experts")
+
+
+def _require_shareable(layer: Layer, shape: Shape) -> None:
+    """Check that several devices can share a sequence's keys, as vLLM's decode context parallelism does.
+
+    It spreads tokens over devices that would hold the same KV heads otherwise (vllm/config/model.py,
+    verify_with_parallel_config: its size is at most TP over the KV heads), and leaves no window.
+    """
+    cell, context = layer.attention, f"CP {shape.cp}"
+    if isinstance(cell, LinearAttentionCell):
+        raise InfeasiblePlanError(f"{context} of linear attention, whose state has no tokens to share")
+    if cell.window_tokens is not None:
+        raise InfeasiblePlanError(f"{context} with sliding windows is not simulated yet")
+    if isinstance(cell, AttentionCell) and shape.tp % cell.n_kv_heads:
+        raise InfeasiblePlanError(
+            f"{context} at TP {shape.tp} would divide the tokens of {cell.n_kv_heads} KV heads that TP has not divided "
+            "yet: use a TP that is a multiple of them"
+        )
 
 
 def _require_width(width: int, tp: int) -> None:
@@ -125,11 +154,13 @@ def _require_speculation(model: Model, shape: Shape) -> None:
         return
     if shape.pp > 1:
         raise InfeasiblePlanError(f"speculation with PP {shape.pp} is not simulated yet; use PP 1")
+    if shape.cp > 1:
+        raise InfeasiblePlanError(f"speculation with CP {shape.cp} is not simulated yet; use CP 1")
     if shape.role != "mixed":
         raise InfeasiblePlanError(f"speculation with role {shape.role} is not simulated yet; use role mixed")
     draft = draft_model_of(model, speculation)
     for layer, _ in draft.layer_groups():
-        _require_divisible(layer, shape)
+        _require_divisible(layer, draft_shape_of(draft, shape), draft.is_dense)
     if draft.max_context_tokens < shape.scheduler.max_model_len:
         raise InfeasiblePlanError(
             f"draft {draft.name} has a context of {draft.max_context_tokens} tokens, below max_model_len "
@@ -138,12 +169,12 @@ def _require_speculation(model: Model, shape: Shape) -> None:
 
 
 def _require_placeable(cluster: Cluster, shape: Shape) -> None:
-    per_node = cluster.n_devices_per_node
-    if shape.tp > per_node:
-        raise InfeasiblePlanError(f"TP {shape.tp} spans nodes of {per_node} devices")
-    if per_node % shape.tp:
-        raise InfeasiblePlanError(f"TP groups of {shape.tp} would straddle nodes of {per_node} devices")
-    stage = shape.stages[0].n_devices
+    """Check that groups fill nodes evenly: several in a node, or one over whole nodes, which is slow, but runs."""
+    per_node, group, stage = cluster.n_devices_per_node, shape.n_shards, shape.stages[0].n_devices
+    if group % per_node and per_node % group:
+        raise InfeasiblePlanError(f"TP groups of {group} would straddle nodes of {per_node} devices")
+    if shape.cp % per_node and per_node % shape.cp:
+        raise InfeasiblePlanError(f"CP groups of {shape.cp} would straddle nodes of {per_node} devices")
     if shape.attention_dp > 1 and stage % per_node and per_node % stage:
         raise InfeasiblePlanError(f"{stage} devices of attention ranks would fill nodes of {per_node} unevenly")
     if shape.n_devices > cluster.n_devices:

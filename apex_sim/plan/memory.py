@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.device import Device
-from apex_sim.model.cells import FfnCell
+from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.draft import draft_bytes
 from apex_sim.plan.kv_layout import KvLayout, layout_of
@@ -96,11 +96,14 @@ class Memory:
 
 
 def stage_kv_bytes_per_token(model: Model, shape: Shape, index: int) -> float:
-    """Return the KV bytes that one token holds on one device of stage `index` where no window is freed."""
+    """Return the KV bytes that one token holds on one device of stage `index` where no window is freed.
+
+    Under context parallelism the mean over the devices that share a sequence.
+    """
     stage = shape.stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
     numbers = sum(local_kv_numbers(layer, stage.attention.tp) for layer in layers)
-    return numbers * shape.precision.kv_bytes()
+    return numbers * shape.precision.kv_bytes() / stage.attention.cp
 
 
 def activation_bytes_per_token(
@@ -112,7 +115,8 @@ def activation_bytes_per_token(
     of experts holds the routed copies of each token: input, gate and up, product and output for each of its active
     experts (fused_moe's intermediate caches in vLLM).  Where the experts are spread over the ranks, a rank computes as
     many copies as it sends, on average, in whole columns: as many numbers as of all copies in a share of the columns.
-    Where all ranks share each expert, the copies of `n_gathered` ranks pass a share of its columns, at full length.
+    Where all ranks share each expert, the copies of `n_gathered` ranks pass a share of its columns, at full length; so
+    do the inputs and outputs of a dense FFN that the ranks share.
     """
     ffn = layer.ffn
     width = ffn.intermediate_size / tp
@@ -120,17 +124,25 @@ def activation_bytes_per_token(
     if not isinstance(ffn, FfnCell):
         numbers, product = ffn.n_active_experts * (numbers + n_gathered * hidden_size), ffn.n_active_experts * width
         numbers += 3 * ffn.shared_intermediate_size / tp
+    else:
+        numbers += 2 * (n_gathered - 1) * hidden_size
     copy_bytes = 0.0 if activation == "bf16" else product * BYTES_PER_NUMBER[activation]
     return (3 * hidden_size + numbers) * BYTES_PER_NUMBER["bf16"] + copy_bytes
+
+
+def _is_shared(model: Model, layer: Layer) -> bool:
+    """Whether attention ranks compute the layer's FFN together."""
+    return model.is_dense or isinstance(layer.ffn, MoeCell)
 
 
 def stage_memory(model: Model, device: Device, shape: Shape, index: int) -> StageMemory:
     """Return the memory terms of one device of stage `index`."""
     scheduler, buffers, stage = shape.scheduler, shape.preset.buffers, shape.stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
-    tp, n_gathered = stage.attention.tp, max(1, stage.ffn.tp // stage.attention.tp)
+    tp, hidden, activation = stage.attention.n_shards, model.hidden_size, shape.precision.activation
+    n_gathered = max(1, stage.ffn.tp // tp)
     per_token = max(
-        activation_bytes_per_token(layer, model.hidden_size, tp, shape.precision.activation, n_gathered)
+        activation_bytes_per_token(layer, hidden, tp, activation, n_gathered if _is_shared(model, layer) else 1)
         for layer in set(layers)
     )
     is_last = index == len(shape.stages) - 1
@@ -205,7 +217,7 @@ def unchecked_memory(model: Model, device: Device, shape: Shape) -> tuple[Memory
             )
     layout = layout_of(
         model,
-        shape.scheduler.block_size_tokens,
+        shape.scheduler.block_size_tokens * shape.cp,
         shape.preset.frees_windows,
         shape.stages[0].attention.tp,
         shape.precision.kv_bytes(),

@@ -16,7 +16,15 @@ Placement = Literal["packed", "spread"]
 
 @dataclass(frozen=True, slots=True)
 class CellParallelism:
-    """How one kind of cell is spread over the devices of a stage: tp x attention_dp x cp x ep devices."""
+    """How one kind of cell is spread over the devices of a stage: tp x attention_dp x cp x ep devices.
+
+    Parameters
+    ----------
+    tp : parts of each head group's or FFN's matrices; of attention, parts of its KV heads too.
+    attention_dp : copies, each of which takes requests (attention) or tokens (FFN) of its own.
+    cp : parts of each sequence's KV; projections divide over all tp x cp devices.
+    ep : groups of experts.
+    """
 
     tp: int = 1
     attention_dp: int = 1
@@ -27,6 +35,11 @@ class CellParallelism:
     def n_devices(self) -> int:
         """Devices that the cell occupies."""
         return self.tp * self.attention_dp * self.cp * self.ep
+
+    @property
+    def n_shards(self) -> int:
+        """Devices that the columns of a projection divide over, which hold one copy of the cell together."""
+        return self.tp * self.cp
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,14 @@ class Stage:
     def n_devices(self) -> int:
         """Devices of the stage."""
         return self.attention.n_devices
+
+    def dense_tp(self, is_dense: bool) -> int:
+        """Return over how many devices dense FFNs and shared experts divide, in a dense model or one with experts.
+
+        In a dense model they divide as `ffn` says; beside experts as attention does (vLLM's deepseek_v2.py:
+        DeepseekV2MLP divides over the tensor-parallel group alone).
+        """
+        return self.ffn.tp if is_dense else self.attention.n_shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +149,21 @@ class Shape:
         return self.stages[0].attention.attention_dp
 
     @property
+    def cp(self) -> int:
+        """Parts of each sequence's KV, on devices of their own (1: not split)."""
+        return self.stages[0].attention.cp
+
+    @property
+    def n_shards(self) -> int:
+        """Devices that serve one request together in each stage: TP x CP."""
+        return self.stages[0].attention.n_shards
+
+    @property
     def ep(self) -> int:
-        """Ranks that the experts are spread over, each expert whole on one (1: every device holds a part of each)."""
+        """Groups of devices that the experts are spread over, each expert in one (1: every device has a part of each).
+
+        A group is one device unless `ffn.tp` says more.
+        """
         return self.stages[0].ffn.ep
 
     @property
@@ -150,8 +184,18 @@ class Shape:
     def label(self) -> str:
         """Short name for tables, such as "TP4 PP2 fp8"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
-        spread = [f"{name}{n} " for name, n in (("ADP", self.attention_dp), ("EP", self.ep)) if n > 1]
-        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}"
+        spread = [f"{name}{n} " for name, n in (("CP", self.cp), ("ADP", self.attention_dp)) if n > 1]
+        return f"TP{self.tp} {''.join(spread)}{self._ffn_label}PP{self.pp}{split} {self.precision.label}"
+
+    @property
+    def _ffn_label(self) -> str:
+        """What tells the FFN's cells from columns over all devices of the stage."""
+        ffn = self.stages[0].ffn
+        if ffn.attention_dp > 1:
+            return f"FFN-TP{ffn.tp} "
+        if self.ep > 1:
+            return f"EP{self.ep}xTP{ffn.tp} " if ffn.tp > 1 else f"EP{self.ep} "
+        return ""
 
     @property
     def is_balanced(self) -> bool:
@@ -191,5 +235,16 @@ def tensor_pipeline_stages(
     """
     attention, n_devices = CellParallelism(tp=tp, attention_dp=attention_dp), tp * attention_dp
     ffn = CellParallelism(ep=n_devices) if ep else CellParallelism(tp=n_devices)
+    return cell_stages(layers, attention, ffn)
+
+
+def cell_stages(layers: tuple[int, ...], attention: CellParallelism, ffn: CellParallelism) -> tuple[Stage, ...]:
+    """Return stages of `layers` layers each, all with the same cells.
+
+    Examples
+    --------
+    >>> [stage.first_layer for stage in cell_stages((40, 40), CellParallelism(tp=2, cp=4), CellParallelism(tp=8))]
+    [0, 40]
+    """
     firsts = [sum(layers[:index]) for index in range(len(layers))]
     return tuple(Stage(first, n, attention, ffn) for first, n in zip(firsts, layers, strict=True))

@@ -2,8 +2,8 @@
 
 Column- and row-parallel sharding as Megatron-LM and vLLM do it: query heads and FFN columns divide by TP, KV heads
 divide until one is left and then replicate, norms and routers replicate, embedding and LM head divide by vocabulary.
-Ranks of attention DP hold all but the routed experts each for itself (vLLM's deepseek_v2.py: DeepseekV2MLP divides over
-the tensor-parallel group alone).
+Ranks of attention DP hold all but the routed experts each for itself, or in a dense model all but the FFN
+(`Stage.dense_tp`).  Under context parallelism projections divide over TP x CP devices, the heads of the cache over TP.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
 from apex_sim.plan.precision import Precision
-from apex_sim.plan.shape import CellParallelism, Stage
+from apex_sim.plan.shape import Stage
 from apex_sim.preset.expert_kernel import ExpertKernel
 from apex_sim.units import BYTES_PER_NUMBER
 
@@ -42,18 +42,19 @@ class LayerWeights:
 
 
 def layer_weights(
-    layer: Layer, hidden_size: int, attention: CellParallelism, ffn: CellParallelism, kernel: ExpertKernel | None = None
+    layer: Layer, hidden_size: int, stage: Stage, is_dense: bool, kernel: ExpertKernel | None = None
 ) -> LayerWeights:
-    """Return the numbers of `layer` that one device holds; dense layers and shared experts divide as attention does.
+    """Return the numbers of `layer` of a dense model, or of one with experts, that one device of `stage` holds.
 
     `kernel` is what the routed experts are padded for.
     """
-    attention_numbers, plain = _attention_weights(layer, hidden_size, attention.tp)
+    dense_tp, ffn = stage.dense_tp(is_dense), stage.ffn
+    attention_numbers, plain = _attention_weights(layer, hidden_size, stage.attention.n_shards)
     plain += layer.n_norm_params(hidden_size)
     match layer.ffn:
         case FfnCell() as cell:
             n_up = 2 if cell.gated else 1
-            width = cell.intermediate_size // attention.tp
+            width = cell.intermediate_size // dense_tp
             plain += (n_up * width + hidden_size) * cell.bias
             return LayerWeights(attention_numbers, (n_up + 1) * hidden_size * width, 0, plain)
         case MoeCell() as moe:
@@ -61,7 +62,7 @@ def layer_weights(
             width, n_local = moe.intermediate_size // ffn.tp, moe.n_experts // ffn.ep
             plain += hidden_size * (moe.n_experts + moe.shared_gate) + moe.n_experts * moe.router_bias
             plain += n_local * (n_up * width + hidden_size) * moe.bias
-            shared = (n_up + 1) * hidden_size * (moe.shared_intermediate_size // attention.tp)
+            shared = (n_up + 1) * hidden_size * (moe.shared_intermediate_size // dense_tp)
             expert = hidden_size * width
             if kernel:
                 padded_hidden, padded_width = kernel.padded(hidden_size, width)
@@ -121,12 +122,12 @@ def stage_weight_bytes(
     """
     stage = stages[index]
     layers = model.layers[stage.first_layer : stage.first_layer + stage.n_layers]
+    is_dense = model.is_dense
     total = sum(
-        layer_weights(layer, model.hidden_size, stage.attention, stage.ffn, kernel).n_bytes(model, precision)
-        for layer in layers
+        layer_weights(layer, model.hidden_size, stage, is_dense, kernel).n_bytes(model, precision) for layer in layers
     )
     is_first, is_last = index == 0, index == len(stages) - 1
     n_vocabulary_matrices = is_first + is_last - (is_first and is_last and model.tied_embeddings)
-    vocabulary = model.vocab_size / stage.attention.tp * model.hidden_size
+    vocabulary = model.vocab_size / stage.attention.n_shards * model.hidden_size
     numbers = n_vocabulary_matrices * vocabulary + is_last * (1 + model.layers[-1].norm_bias) * model.hidden_size
     return total + numbers * BYTES_PER_NUMBER["bf16"]
