@@ -13,7 +13,7 @@ from apex_sim.fleet.acceptance import owners_of, require_lengths
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.queue_rank import queue_ranks
-from apex_sim.fleet.router import load_router
+from apex_sim.fleet.router import make_router
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.clock import ARRIVALS, Process, Turn, start_process, wait_until
 from apex_sim.instance.reference import OrderMaker, Policy, ReferenceInstance
@@ -55,13 +55,14 @@ def simulate_plan(
     Raises
     ------
     InfeasiblePlanError : the plan is illegal or does not fit.
-    InputError : a request is longer than an instance accepts, the queue order needs to know what no request says, or
-        `horizon_s` is not above 0.
+    InputError : a request is longer than an instance accepts, the queue order needs to know what no request says, the
+        router and the plan's shares do not fit, or `horizon_s` is not above 0.
     InvariantError : with `check`, an invariant does not hold; always, if requests can never end.
     """
     if horizon_s is not None and not horizon_s > 0:
         raise InputError(f"horizon_s is {horizon_s}", where="horizon_s", remedy="give seconds above 0, or None")
     require_legal_plan(model, cluster, plan)
+    make_router(plan)  # a bad routing is refused before tables are made
     for shape, _ in plan.instances:
         require_lengths(workload.requests, shape.scheduler)
         owners_of(workload.requests, shape.scheduler)
@@ -98,7 +99,7 @@ class Fleet:
         self._prompts: list[int] = self._columns.prompt_tokens.tolist()
         self._outputs: list[int] = self._columns.output_tokens.tolist()
         self._env = simpy.Environment()
-        self._route = load_router(plan.router)
+        self._route = make_router(plan)
         self._shapes = plan.expand()
         self._memories = [compiled[shape][0] for shape in self._shapes]
         self._instances = [
@@ -121,7 +122,6 @@ class Fleet:
         self._owners = {shape: owners_of(self._columns, shape.scheduler) for shape in set(self._shapes)}
         n = self._columns.n
         self._outstanding = [0] * len(self._instances)
-        self._n_routed = 0
         self._next = 0
         self._n_in_system = 0
         self._request_seconds = 0.0
@@ -171,8 +171,7 @@ class Fleet:
     def _arrive(self, request: int, now_s: float) -> None:
         self._arrival_s[request] = now_s
         self._count_in_system(+1, now_s)
-        target = self._route(self._n_routed, self._outstanding)
-        self._n_routed += 1
+        target = self._route(self._prompts[request], self._outstanding)
         self._outstanding[target] += 1
         self._instance[request] = target
         host = self._shapes[target].preset.host

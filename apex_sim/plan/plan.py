@@ -40,6 +40,7 @@ class Plan:
         return {
             "label": self.label,
             "router": self.router,
+            "routing": self.routing and asdict(self.routing),
             "n_devices": self.n_devices,
             "instances": [
                 {
