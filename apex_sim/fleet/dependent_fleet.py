@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin
 from apex_sim.cost.step_model import StepModel
 from apex_sim.fleet.router import make_router
 from apex_sim.fleet.static_fleet import fleet_run
@@ -52,7 +52,7 @@ def may_depend(plan: Plan, workload: Workload) -> bool:
 
 
 def serve_dependently(
-    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostModel
+    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostOrigin
 ) -> FleetRun:
     """Serve `workload` to the end; `look_ahead_s` must be above 0.
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import simpy
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin, DeviceCosts, origin_of
 from apex_sim.errors import InputError, InvariantError
 from apex_sim.fleet.acceptance import owners_of, require_lengths
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
@@ -32,7 +32,7 @@ def simulate_plan(
     cluster: Cluster,
     plan: Plan,
     workload: Workload,
-    cost: CostModel,
+    cost: DeviceCosts,
     *,
     horizon_s: float | None = None,
     check: bool = False,
@@ -45,6 +45,7 @@ def simulate_plan(
 
     Parameters
     ----------
+    cost : the back end, or by device type the back end of each.
     horizon_s : stop the clock there if the run is not over; by default it lasts until every request has ended.
     check : assert the numbered invariants.
     reference : run the readable engine, step by step; otherwise the compiled one where it can (see
@@ -70,11 +71,11 @@ def simulate_plan(
     needs_reference = reference or horizon_s is not None or policy is not None or order is not None
     serve = None if needs_reference else compiled_way(plan, workload)
     if serve:
-        result = serve(plan, workload, compiled, cost)
+        result = serve(plan, workload, compiled, origin_of(cost, plan))
     else:
         fleet = Fleet(plan, workload, compiled, check=check, policy=policy, order=order)
         fleet.run(horizon_s)
-        result = fleet.result(cost)
+        result = fleet.result(origin_of(cost, plan))
     if check:
         check_run(result)
     return result
@@ -235,7 +236,7 @@ class Fleet:
             self._next += 1
             self._arrive(self._next - 1, now_s)
 
-    def result(self, cost: CostModel) -> FleetRun:
+    def result(self, cost: CostOrigin) -> FleetRun:
         """Return the records of the run."""
         makespan_s = self._last_change_s
         gaps = LatencyHistogram()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.queue_rank import queue_ranks
@@ -31,7 +31,7 @@ def is_static(plan: Plan, workload: Workload) -> bool:
 
 
 def serve_statically(
-    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostModel
+    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostOrigin
 ) -> FleetRun:
     """Serve `workload` to the end.
 
@@ -53,7 +53,7 @@ def fleet_run(
     plan: Plan,
     workload: Workload,
     compiled: dict[Shape, tuple[Memory, StepModel]],
-    cost: CostModel,
+    cost: CostOrigin,
     served: list[Served],
     turn: np.ndarray,
 ) -> FleetRun:

@@ -25,7 +25,7 @@ def summarise(run: FleetRun, cluster: Cluster, slo: Slo) -> Metrics:
     requests, makespan_s = run.requests, run.makespan_s
     n_output = int(requests.emitted_tokens.sum())
     n_total = n_output + int(requests.prompt_tokens[requests.finished].sum())
-    usd_per_h = run.plan.n_devices * cluster.device.price_usd_per_h
+    usd_per_h = _usd_per_h(run, cluster)
     usd = usd_per_h * makespan_s / SECONDS_PER_HOUR
     device_s = run.plan.n_devices * makespan_s
     busy_s = sum(stage.busy_s * stage.n_devices for instance in run.instances for stage in instance.stages)
@@ -50,6 +50,12 @@ def summarise(run: FleetRun, cluster: Cluster, slo: Slo) -> Metrics:
         "n_finished": float(requests.finished.sum()),
         "n_rejected": float((requests.status == REJECTED).sum()),
     }
+
+
+def _usd_per_h(run: FleetRun, cluster: Cluster) -> float:
+    """Return what the plan's devices cost, each at the price of its type."""
+    devices = dict.fromkeys(shape.device for shape, _ in run.plan.instances)
+    return sum(run.plan.n_devices_of(name) * cluster.pool(name).device.price_usd_per_h for name in devices)
 
 
 def _latencies(run: FleetRun) -> dict[str, float | None]:
