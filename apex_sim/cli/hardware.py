@@ -97,7 +97,7 @@ def _load(name: str) -> dict[str, Any]:
     devices, clusters = device_names(), cluster_names()
     if name.lower() in devices:
         return _device_document(load_device(name))
-    if name.lower() in clusters or _COUNTED.fullmatch(name):
+    if name.lower() in clusters or _COUNTED.fullmatch(name) or _is_park(name):
         return _cluster_document(load_cluster(name))
     if "/" in name or "\\" in name or name.endswith(".toml"):
         is_cluster = Path(name).is_file() and "device" in read_toml(Path(name))
@@ -105,6 +105,10 @@ def _load(name: str) -> dict[str, Any]:
     raise UnknownNameError(
         "device or cluster", name, [*devices, *clusters], remedy="a cluster is written 8xh100-sxm or 2x8xh100-sxm"
     )
+
+
+def _is_park(name: str) -> bool:
+    return "+" in name and not ("/" in name or "\\" in name or name.endswith(".toml"))
 
 
 def _device_summary(device: Device) -> dict[str, Any]:
@@ -131,10 +135,13 @@ def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
         "n_nodes": cluster.n_nodes,
         "n_devices_per_node": cluster.n_devices_per_node,
         "n_devices": cluster.n_devices,
+        **({"pools": [_cluster_summary(pool) for pool in cluster.pools]} if cluster.others else {}),
     }
 
 
 def _cluster_text(cluster: Cluster) -> str:
+    if cluster.others:
+        return ", ".join(_cluster_text(pool) for pool in cluster.pools)
     nodes = "node" if cluster.n_nodes == 1 else "nodes"
     return f"{cluster.n_nodes} {nodes} of {cluster.n_devices_per_node} {cluster.device.name}"
 
@@ -148,6 +155,15 @@ def _device_document(device: Device) -> dict[str, Any]:
 
 
 def _cluster_document(cluster: Cluster) -> dict[str, Any]:
+    if not cluster.others:
+        return {**_cluster_summary(cluster), "figures": _pool_figures(cluster)}
+    figures = {
+        f"{pool.device.name}.{key}": figure for pool in cluster.pools for key, figure in _pool_figures(pool).items()
+    }
+    return {**_cluster_summary(cluster), "figures": figures}
+
+
+def _pool_figures(cluster: Cluster) -> dict[str, Any]:
     links = {"intra_node": cluster.intra_node} | ({"inter_node": cluster.inter_node} if cluster.n_nodes > 1 else {})
     figures = {
         f"{place}.{key}": {"value": value, "unit": unit, "kind": link.kind, "source": link.source, "note": link.name}
@@ -156,7 +172,7 @@ def _cluster_document(cluster: Cluster) -> dict[str, Any]:
     }
     device = _device_document(cluster.device)
     figures |= {f"device.{key}": figure for key, figure in device["figures"].items()}
-    return {**_cluster_summary(cluster), "figures": figures}
+    return figures
 
 
 def _link_values(link: Link) -> tuple[tuple[str, float, str], ...]:

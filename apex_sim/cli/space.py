@@ -47,7 +47,10 @@ def _document(study: Study, space: Space) -> dict[str, Any]:
 
     feasible = []
     for plan in space.feasible:
-        memories = [(instance_memory(study.model, study.cluster.device, shape), n) for shape, n in plan.instances]
+        memories = [
+            (instance_memory(study.model, study.cluster.pool(shape.device).device, shape), n)
+            for shape, n in plan.instances
+        ]
         feasible.append(
             {
                 "plan": plan.as_dict(),

@@ -185,14 +185,16 @@ class StepModel:
 
 
 def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostModel) -> StepModel:
-    """Evaluate `cost` into the tables of `shape`.
+    """Evaluate `cost`, of the shape's device, into the tables of `shape`.
 
     Raises
     ------
     UnsupportedError : the model has cells without a cost.
+    UnknownNameError : the cluster has no pool of the shape's device.
     """
     if isinstance(cost, Calibrated):
         cost = cost.of_engine(shape.preset.engine)
+    cluster = cluster.pool(shape.device)
     windows, speculation = model.attention_classes(), shape.scheduler.speculation
     if speculation is None:
         contexts = [StageContext(cost, model, cluster, shape, index) for index in range(shape.pp)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import DeviceCosts, cost_on
 from apex_sim.cost.preset_change import change_preset
 from apex_sim.cost.step_model import StepModel, compile_step_model
 from apex_sim.fleet.dependent_fleet import may_depend, serve_dependently
@@ -25,17 +25,21 @@ from apex_sim.workload.workload import Workload
 CompiledPlan = dict[Shape, tuple[Memory, StepModel]]
 
 
-def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: CostModel) -> CompiledPlan:
+def compile_plan(model: Model, cluster: Cluster, plan: Plan, cost: DeviceCosts) -> CompiledPlan:
     """Return memory and step model of each shape of `plan`.
 
     Raises
     ------
     InfeasiblePlanError : a shape does not fit.
+    InputError : `cost` is of one device type, and the plan on several.
+    UnknownNameError : the cluster or `cost` lacks a shape's device.
     """
-    return {
-        shape: (instance_memory(model, cluster.device, shape), compile_step_model(model, cluster, shape, cost))
-        for shape, _ in plan.instances
-    }
+    compiled: CompiledPlan = {}
+    for shape, _ in plan.instances:
+        pool, back_end = cluster.pool(shape.device), cost_on(cost, shape.device, plan)
+        memory = instance_memory(model, pool.device, shape)
+        compiled[shape] = memory, compile_step_model(model, pool, shape, back_end)
+    return compiled
 
 
 def with_preset(

@@ -16,9 +16,9 @@ import math
 
 import numpy as np
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin
 from apex_sim.cost.step_model import StepModel
-from apex_sim.fleet.router import load_router
+from apex_sim.fleet.router import make_router
 from apex_sim.fleet.static_fleet import fleet_run
 from apex_sim.instance.driven_instance import DrivenInstance
 from apex_sim.plan.memory import Memory
@@ -52,7 +52,7 @@ def may_depend(plan: Plan, workload: Workload) -> bool:
 
 
 def serve_dependently(
-    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostModel
+    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostOrigin
 ) -> FleetRun:
     """Serve `workload` to the end; `look_ahead_s` must be above 0.
 
@@ -79,7 +79,7 @@ class _Fleet:
         #: Arrivals that are known; in a closed loop those of the start.
         self._arrivals_s = columns.arrival_s.tolist() if load.kind == "trace" else [0.0] * first
         self._look_ahead_s = look_ahead_s(plan, workload)
-        self._route = load_router(plan.router)
+        self._route = make_router(plan)
         self._shapes = plan.expand()
         self.instances = [
             DrivenInstance(shape, compiled[shape][1], compiled[shape][0], self._n, workload.seed or 0, place)
@@ -124,7 +124,7 @@ class _Fleet:
 
     def _arrive(self, now_s: float) -> None:
         number = len(self.turn)
-        place = self._route(number, self._outstanding)
+        place = self._route(self._prompts[number], self._outstanding)
         self.turn.append(place)
         self._outstanding[place] += 1
         prompt, limit, shape = self._prompts[number], self._limits[number], self._shapes[place]

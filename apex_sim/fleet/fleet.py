@@ -7,13 +7,13 @@ import math
 import numpy as np
 import simpy
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin, DeviceCosts, origin_of
 from apex_sim.errors import InputError, InvariantError
 from apex_sim.fleet.acceptance import owners_of, require_lengths
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.queue_rank import queue_ranks
-from apex_sim.fleet.router import load_router
+from apex_sim.fleet.router import make_router
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.clock import ARRIVALS, Process, Turn, start_process, wait_until
 from apex_sim.instance.reference import OrderMaker, Policy, ReferenceInstance
@@ -32,7 +32,7 @@ def simulate_plan(
     cluster: Cluster,
     plan: Plan,
     workload: Workload,
-    cost: CostModel,
+    cost: DeviceCosts,
     *,
     horizon_s: float | None = None,
     check: bool = False,
@@ -45,6 +45,7 @@ def simulate_plan(
 
     Parameters
     ----------
+    cost : the back end, or by device type the back end of each.
     horizon_s : stop the clock there if the run is not over; by default it lasts until every request has ended.
     check : assert the numbered invariants.
     reference : run the readable engine, step by step; otherwise the compiled one where it can (see
@@ -55,13 +56,14 @@ def simulate_plan(
     Raises
     ------
     InfeasiblePlanError : the plan is illegal or does not fit.
-    InputError : a request is longer than an instance accepts, the queue order needs to know what no request says, or
-        `horizon_s` is not above 0.
+    InputError : a request is longer than an instance accepts, the queue order needs to know what no request says, the
+        router and the plan's shares do not fit, or `horizon_s` is not above 0.
     InvariantError : with `check`, an invariant does not hold; always, if requests can never end.
     """
     if horizon_s is not None and not horizon_s > 0:
         raise InputError(f"horizon_s is {horizon_s}", where="horizon_s", remedy="give seconds above 0, or None")
     require_legal_plan(model, cluster, plan)
+    make_router(plan)  # a bad routing is refused before tables are made
     for shape, _ in plan.instances:
         require_lengths(workload.requests, shape.scheduler)
         owners_of(workload.requests, shape.scheduler)
@@ -69,11 +71,11 @@ def simulate_plan(
     needs_reference = reference or horizon_s is not None or policy is not None or order is not None
     serve = None if needs_reference else compiled_way(plan, workload)
     if serve:
-        result = serve(plan, workload, compiled, cost)
+        result = serve(plan, workload, compiled, origin_of(cost, plan))
     else:
         fleet = Fleet(plan, workload, compiled, check=check, policy=policy, order=order)
         fleet.run(horizon_s)
-        result = fleet.result(cost)
+        result = fleet.result(origin_of(cost, plan))
     if check:
         check_run(result)
     return result
@@ -98,7 +100,7 @@ class Fleet:
         self._prompts: list[int] = self._columns.prompt_tokens.tolist()
         self._outputs: list[int] = self._columns.output_tokens.tolist()
         self._env = simpy.Environment()
-        self._route = load_router(plan.router)
+        self._route = make_router(plan)
         self._shapes = plan.expand()
         self._memories = [compiled[shape][0] for shape in self._shapes]
         self._instances = [
@@ -121,7 +123,6 @@ class Fleet:
         self._owners = {shape: owners_of(self._columns, shape.scheduler) for shape in set(self._shapes)}
         n = self._columns.n
         self._outstanding = [0] * len(self._instances)
-        self._n_routed = 0
         self._next = 0
         self._n_in_system = 0
         self._request_seconds = 0.0
@@ -171,8 +172,7 @@ class Fleet:
     def _arrive(self, request: int, now_s: float) -> None:
         self._arrival_s[request] = now_s
         self._count_in_system(+1, now_s)
-        target = self._route(self._n_routed, self._outstanding)
-        self._n_routed += 1
+        target = self._route(self._prompts[request], self._outstanding)
         self._outstanding[target] += 1
         self._instance[request] = target
         host = self._shapes[target].preset.host
@@ -236,7 +236,7 @@ class Fleet:
             self._next += 1
             self._arrive(self._next - 1, now_s)
 
-    def result(self, cost: CostModel) -> FleetRun:
+    def result(self, cost: CostOrigin) -> FleetRun:
         """Return the records of the run."""
         makespan_s = self._last_change_s
         gaps = LatencyHistogram()

@@ -1,6 +1,6 @@
 """What happens when the instances of a plan do not depend on each other?  Each runs its whole trace, compiled.
 
-That is so when one instance serves alone, or when the router sends requests in turn whatever the instances do and
+That is so when one instance serves alone, or when the router looks at requests only, whatever the instances do, and
 arrivals are known.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import CostOrigin
 from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InvariantError
 from apex_sim.fleet.queue_rank import queue_ranks
-from apex_sim.fleet.router import BLIND_ROUTERS, load_router
+from apex_sim.fleet.router import BLIND_ROUTERS, make_router
 from apex_sim.instance.compiled_instance import Asked, serve_compiled
 from apex_sim.instance.served import Served
 from apex_sim.plan.memory import Memory
@@ -31,7 +31,7 @@ def is_static(plan: Plan, workload: Workload) -> bool:
 
 
 def serve_statically(
-    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostModel
+    plan: Plan, workload: Workload, compiled: dict[Shape, tuple[Memory, StepModel]], cost: CostOrigin
 ) -> FleetRun:
     """Serve `workload` to the end.
 
@@ -39,9 +39,9 @@ def serve_statically(
     ------
     InvariantError : INV-1, if requests can never end.
     """
-    shapes, n = plan.expand(), workload.requests.n
-    route, idle = load_router(plan.router), [0] * len(shapes)
-    turn = np.array([route(index, idle) for index in range(n)], dtype=np.int64)
+    shapes, prompts = plan.expand(), workload.requests.prompt_tokens.tolist()
+    route, idle = make_router(plan), [0] * len(shapes)
+    turn = np.array([route(prompt_tokens, idle) for prompt_tokens in prompts], dtype=np.int64)
     served = []
     for index, shape in enumerate(shapes):
         memory, step_model = compiled[shape]
@@ -53,7 +53,7 @@ def fleet_run(
     plan: Plan,
     workload: Workload,
     compiled: dict[Shape, tuple[Memory, StepModel]],
-    cost: CostModel,
+    cost: CostOrigin,
     served: list[Served],
     turn: np.ndarray,
 ) -> FleetRun:

@@ -2,6 +2,7 @@
 
 `8xh100-sxm` is one node, `2x8xh100-sxm` two nodes; both are composed from the device's file and the network of
 `hardware_profiles/clusters/default.toml`.  A cluster with links of its own has its own file beside it.
+`8xh100-sxm+16xl40s` is a park of two pools: an instance lies inside one of them.
 """
 
 from __future__ import annotations
@@ -68,18 +69,20 @@ class ClusterFile(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Equal nodes of equal devices.
+    """Equal nodes of equal devices, and in a park other such pools of other devices.
 
     Parameters
     ----------
-    name : as the user wrote it, in its shortest form ("8xh100-sxm"), or the stem of its file.
-    device : what every node holds.
-    n_nodes, n_devices_per_node : the size; at most `MAX_DEVICES` devices.
-    intra_node, inter_node : what joins the devices of a node, and the nodes.
+    name : as the user wrote it, in its shortest form ("8xh100-sxm"), or the stem of its file; of a park the names of
+        all pools, joined by "+".
+    device : what every node of the first pool holds.
+    n_nodes, n_devices_per_node : the size of the first pool; at most `MAX_DEVICES` devices in all.
+    intra_node, inter_node : what joins the devices of a node, and the nodes, of the first pool.
+    others : further pools, each of another device.  Nothing but requests passes between pools.
 
     Raises
     ------
-    InputError : no devices, or too many.
+    InputError : no devices, or too many; pools inside pools, or two of one device.
     """
 
     name: str
@@ -88,20 +91,61 @@ class Cluster:
     n_devices_per_node: int
     intra_node: Link
     inter_node: Link
+    others: tuple[Cluster, ...] = ()
 
     def __post_init__(self) -> None:
+        """Check the size and the pools."""
         if self.n_nodes < 1 or self.n_devices_per_node < 1:
             raise InputError(f"cluster {self.name!r} has no devices", remedy="give counts of 1 or more")
-        if self.n_devices > MAX_DEVICES:
-            raise InputError(f"cluster {self.name!r} has {self.n_devices} devices", remedy=f"use at most {MAX_DEVICES}")
+        if self.n_devices_in_all > MAX_DEVICES:
+            raise InputError(
+                f"cluster {self.name!r} has {self.n_devices_in_all} devices", remedy=f"use at most {MAX_DEVICES}"
+            )
+        devices = [self.device.name, *(pool.device.name for pool in self.others)]
+        if len(set(devices)) < len(devices) or any(pool.others for pool in self.others):
+            raise InputError(
+                f"cluster {self.name!r} has pools of {', '.join(devices)}",
+                remedy="give each device one pool: plans name the device, not the pool",
+            )
 
     @property
     def n_devices(self) -> int:
-        """Return the number of devices in all nodes."""
+        """Return the number of devices in all nodes of the first pool."""
         return self.n_nodes * self.n_devices_per_node
 
+    @property
+    def n_devices_in_all(self) -> int:
+        """Return the number of devices in all pools."""
+        return sum(pool.n_devices for pool in (self, *self.others))
+
+    @property
+    def pools(self) -> tuple[Cluster, ...]:
+        """Return each pool as a cluster of its own."""
+        if not self.others:
+            return (self,)
+        rest = "".join(f"+{pool.name}" for pool in self.others)
+        return replace(self, name=self.name.removesuffix(rest), others=()), *self.others
+
+    def pool(self, device_name: str) -> Cluster:
+        """Return the pool of a device.
+
+        Raises
+        ------
+        UnknownNameError : no pool has such devices.
+
+        Examples
+        --------
+        >>> load_cluster("8xh100-sxm+2x8xl40s").pool("l40s").name
+        '2x8xl40s'
+        """
+        for pool in self.pools:
+            if pool.device.name == device_name:
+                return pool
+        known = [pool.device.name for pool in self.pools]
+        raise UnknownNameError("pool", device_name, known, where=f"cluster {self.name!r}")
+
     def group(self, n_devices: int) -> Group:
-        """Return a group of so many devices.
+        """Return a group of so many devices of the first pool.
 
         Groups sit on consecutive devices, starting at the first of a node: one that fits into a node stays inside it.
 
@@ -139,10 +183,13 @@ def cluster_names() -> list[str]:
 def load_cluster(name_or_path: str | Path) -> Cluster:
     """Return the cluster that `MxDEVICE`, `NxMxDEVICE`, a catalogue name or the path of a TOML file stands for.
 
+    Names joined by "+" stand for a park with a pool for each; paths cannot be joined.
+
     Raises
     ------
     UnknownNameError : neither form, or no such device; the message gives examples or the nearest names.
-    InputError : a count that is zero, padded with zeros, larger than a node or than `MAX_DEVICES`, or a bad file.
+    InputError : a count that is zero, padded with zeros, larger than a node or than `MAX_DEVICES`, a device in two
+        pools, or a bad file.
 
     Examples
     --------
@@ -150,10 +197,14 @@ def load_cluster(name_or_path: str | Path) -> Cluster:
     16
     """
     text = str(name_or_path)
+    is_path = isinstance(name_or_path, Path) or "/" in text or "\\" in text or text.endswith(".toml")
+    if "+" in text and not is_path:
+        first, *others = (load_cluster(part) for part in text.split("+"))
+        name = "+".join(pool.name for pool in (first, *others))
+        return replace(first, name=name, others=tuple(others))
     match = _NAME.fullmatch(text)
     if match and not isinstance(name_or_path, Path):
         return _composed(text, *match.groups())
-    is_path = isinstance(name_or_path, Path) or "/" in text or "\\" in text or text.endswith(".toml")
     if not is_path and text.lower() not in cluster_names():
         raise UnknownNameError("cluster", text, cluster_names(), remedy=_EXAMPLES)
     return cluster_from_toml(catalogue.resolve(FOLDER, name_or_path, "cluster"))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.metrics.definitions import LATENCIES, QUANTILES, Metrics
 from apex_sim.metrics.slo import Slo
+from apex_sim.plan.plan import Plan
 from apex_sim.record.request_records import REJECTED, RequestRecords
 from apex_sim.record.run import FleetRun
 from apex_sim.units import SECONDS_PER_HOUR
@@ -25,7 +26,7 @@ def summarise(run: FleetRun, cluster: Cluster, slo: Slo) -> Metrics:
     requests, makespan_s = run.requests, run.makespan_s
     n_output = int(requests.emitted_tokens.sum())
     n_total = n_output + int(requests.prompt_tokens[requests.finished].sum())
-    usd_per_h = run.plan.n_devices * cluster.device.price_usd_per_h
+    usd_per_h = plan_usd_per_h(run.plan, cluster)
     usd = usd_per_h * makespan_s / SECONDS_PER_HOUR
     device_s = run.plan.n_devices * makespan_s
     busy_s = sum(stage.busy_s * stage.n_devices for instance in run.instances for stage in instance.stages)
@@ -50,6 +51,12 @@ def summarise(run: FleetRun, cluster: Cluster, slo: Slo) -> Metrics:
         "n_finished": float(requests.finished.sum()),
         "n_rejected": float((requests.status == REJECTED).sum()),
     }
+
+
+def plan_usd_per_h(plan: Plan, cluster: Cluster) -> float:
+    """Return what the plan's devices cost, each at the price of its type."""
+    devices = dict.fromkeys(shape.device for shape, _ in plan.instances)
+    return sum(plan.n_devices_of(name) * cluster.pool(name).device.price_usd_per_h for name in devices)
 
 
 def _latencies(run: FleetRun) -> dict[str, float | None]:

@@ -20,6 +20,7 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
     Raises
     ------
     InfeasiblePlanError : the first rule that it breaks.
+    UnknownNameError : no pool has the shape's device.
     """
     n_layers = sum(stage.n_layers for stage in shape.stages)
     if n_layers != model.n_layers or any(stage.n_layers < 1 for stage in shape.stages):
@@ -36,21 +37,25 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
             _require_shareable(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
-    _require_placeable(cluster, shape)
-    _require_precision(cluster, shape)
+    pool = cluster.pool(shape.device)
+    _require_placeable(pool, shape)
+    _require_precision(pool, shape)
 
 
 def require_legal_plan(model: Model, cluster: Cluster, plan: Plan) -> None:
-    """Check every shape of `plan`, and that the cluster has the devices.
+    """Check every shape of `plan`, and that each pool of the cluster has the devices.
 
     Raises
     ------
     InfeasiblePlanError : the first rule that it breaks.
+    UnknownNameError : no pool has a shape's device.
     """
     for shape, _ in plan.instances:
         require_legal_shape(model, cluster, shape)
-    if plan.n_devices > cluster.n_devices:
-        raise InfeasiblePlanError(f"needs {plan.n_devices} devices, {cluster.name} has {cluster.n_devices}")
+    for pool in cluster.pools:
+        n_devices = plan.n_devices_of(pool.device.name)
+        if n_devices > pool.n_devices:
+            raise InfeasiblePlanError(f"needs {n_devices} devices, {pool.name} has {pool.n_devices}")
 
 
 def _require_cells(stage: Stage) -> None:

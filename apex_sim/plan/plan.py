@@ -26,6 +26,10 @@ class Plan:
         """Devices that the plan holds."""
         return sum(shape.n_devices * count for shape, count in self.instances)
 
+    def n_devices_of(self, device: str) -> int:
+        """Return how many devices of one type the plan holds."""
+        return sum(shape.n_devices * count for shape, count in self.instances if shape.device == device)
+
     @property
     def label(self) -> str:
         """Short name for tables, such as "DP2 TP4 PP1 bf16"."""
@@ -40,6 +44,7 @@ class Plan:
         return {
             "label": self.label,
             "router": self.router,
+            "routing": self.routing and asdict(self.routing),
             "n_devices": self.n_devices,
             "instances": [
                 {

@@ -11,7 +11,7 @@ from apex_sim import __version__
 from apex_sim.errors import NoAnswerError, OutsideEnvelopeError
 from apex_sim.planner.certificate import Certificate, certify
 from apex_sim.planner.error_bars import Beats, beats_of, coin_tosses
-from apex_sim.planner.evaluation import Evaluation, cost_model_of
+from apex_sim.planner.evaluation import Evaluation, cost_name_of
 from apex_sim.planner.job import Bench, Glimpse, Job
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
 from apex_sim.planner.space import Refusal, Space, enumerate_space
@@ -203,8 +203,8 @@ def provenance_of(study: Study) -> Provenance:
     if preset.ranks and study.space.attention_dp != [1]:
         assumed.append(f"{preset.name} attention ranks: {preset.ranks.source}")
     assumed += [*_of_research(study), *_of_speculation(study), *_of_profile(study)]
-    device = study.cluster.device
-    assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
+    for device in (pool.device for pool in study.cluster.pools):
+        assumed += [f"{device.name} {key}: {f.source}" for key, f in device.figures.items() if f.kind == "assumed"]
     return Provenance(
         version=__version__,
         python=platform.python_version(),
@@ -217,7 +217,7 @@ def provenance_of(study: Study) -> Provenance:
         max_output_source=requests.max_output_source,
         seed=study.workload.seed,
         preset=preset.name,
-        cost_model=cost_model_of(study).name,
+        cost_model=cost_name_of(study),
         assumed=tuple(assumed),
     )
 
@@ -227,7 +227,7 @@ def _of_profile(study: Study) -> tuple[str, ...]:
     if study.profile is None:
         return ()
     server = study.profile.server
-    n_instances = study.cluster.n_devices // (server.tp * server.pp * server.attention_dp)
+    n_instances = study.cluster.pool(server.device).n_devices // (server.tp * server.pp * server.attention_dp)
     near = require_near_load(study.profile, study.workload, max(n_instances, 1))
     return *profile_notes(study.profile), *near
 

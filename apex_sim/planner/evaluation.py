@@ -12,7 +12,9 @@ import numpy as np
 
 from apex_sim.cost.calibrated import best_cost_model, calibrated_costs
 from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import DeviceCosts
 from apex_sim.cost.roofline import Roofline
+from apex_sim.errors import InputError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, why_reference
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.device import Device
@@ -88,7 +90,7 @@ class Evaluation:
 
 
 def cost_model_of(study: Study) -> CostModel:
-    """Return the cost back end that the study names, or the best that there is for its device.
+    """Return the cost back end that the study names, or the best that there is for its first pool's device.
 
     Raises
     ------
@@ -96,6 +98,33 @@ def cost_model_of(study: Study) -> CostModel:
     InputError : it names the measured back end, and neither a folder nor the package with tables is there.
     """
     return study.cost or _back_end(study.cost_model, study.cluster.device, study.kernel_tables)
+
+
+def costs_of(study: Study) -> DeviceCosts:
+    """Return the cost back end of each device type of the study's cluster.
+
+    Raises
+    ------
+    InputError : the study has a back end of the caller's own, which prices one device type, and several pools.
+    UnsupportedError : as in `cost_model_of`.
+    """
+    pools = study.cluster.pools
+    if len(pools) == 1:
+        return cost_model_of(study)
+    if study.cost:
+        raise InputError(
+            f"one cost back end of your own for {len(pools)} device types",
+            where=f"study {study.name}, cluster {study.cluster.name}",
+            remedy="ask for one pool at a time, or hand `compile_plan` and `simulate_plan` one for each device",
+        )
+    return {pool.device.name: _back_end(study.cost_model, pool.device, study.kernel_tables) for pool in pools}
+
+
+def cost_name_of(study: Study) -> str:
+    """Return the names of the study's cost back ends; errors as in `costs_of`."""
+    costs = costs_of(study)
+    back_ends = costs.values() if isinstance(costs, Mapping) else (costs,)
+    return "+".join(dict.fromkeys(cost.name for cost in back_ends))
 
 
 @lru_cache(maxsize=16)
@@ -132,7 +161,7 @@ def run_plan(
     ------
     UnsupportedError : the study's calibration profile was fitted to far fewer or more requests at a time.
     """
-    cost = cost_model_of(study)
+    cost = costs_of(study)
     compiled = compiled or compile_plan(study.model, study.cluster, plan, cost)
     run = simulate_plan(
         study.model,
@@ -187,7 +216,7 @@ def summarise_run(
         cost_shares=shares,
         engine=run.engine,
         engine_reason=why_reference(run.plan, study.workload) if run.engine == "reference" else "",
-        standing=standing_of(footing_of(study.model, study.cluster, study.workload, run), shares, validated),
+        standing=standing_of(footing_of(study.model, study.workload, run), shares, validated),
         spread=spread,
         intervals=intervals_of(metrics, spread, validated) if spread else {},
     )
@@ -196,7 +225,7 @@ def summarise_run(
 def _spread(study: Study, run: FleetRun, compiled: CompiledPlan) -> Spread | None:
     if run.engine == "reference":
         return None
-    cost = cost_model_of(study)
+    cost = costs_of(study)
     return spread_of(Served(study.model, study.cluster, study.workload, cost, study.slo, compiled, run))
 
 

@@ -16,16 +16,15 @@ from apex_sim.cost.step_model import StepModel
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
 from apex_sim.fleet.fleet import simulate_plan
-from apex_sim.hardware.cluster import Cluster
 from apex_sim.metrics.definitions import METRICS
-from apex_sim.metrics.summary import summarise
+from apex_sim.metrics.summary import plan_usd_per_h, summarise
 from apex_sim.plan.memory import Memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
 from apex_sim.planner.bounds.plan_bound import Seen, plan_bounds
 from apex_sim.planner.bounds.seen import head_of, seen_in
 from apex_sim.planner.bounds.solo import SoloTimes, solo_times
-from apex_sim.planner.evaluation import Evaluation, capacity_per_s, cost_model_of, evaluate
+from apex_sim.planner.evaluation import Evaluation, capacity_per_s, costs_of, evaluate
 from apex_sim.planner.space import Refusal
 from apex_sim.planner.study import Study
 
@@ -105,11 +104,11 @@ class Bench:
         estimates: Mapping[str, float | None] = {}
         seen: Seen | None = None
         if n_requests:
-            head, cost = head_of(workload, n_requests), cost_model_of(study)
+            head, cost = head_of(workload, n_requests), costs_of(study)
             run = simulate_plan(study.model, study.cluster, plan, head, cost, compiled=compiled)
             estimates, seen = summarise(run, study.cluster, study.slo), seen_in(run.requests, workload)
         shapes = [(self._solo_of(shape, compiled), count) for shape, count in plan.instances]
-        bounds = plan_bounds(shapes, workload, usd_per_h(study.cluster, plan), seen)
+        bounds = plan_bounds(shapes, workload, plan_usd_per_h(plan, study.cluster), seen)
         rate_per_s = workload.requests.rate_per_s if workload.load.kind == "trace" else None
         load_frac = rate_per_s / capacity_per_s(study, plan, compiled) if rate_per_s else None
         cpu_s = time.process_time() - started
@@ -120,7 +119,7 @@ class Bench:
             if shape not in self._compiled:
                 alone = Plan(((shape, 1),))
                 self._compiled |= compile_plan(
-                    self._study.model, self._study.cluster, alone, cost_model_of(self._study)
+                    self._study.model, self._study.cluster, alone, costs_of(self._study)
                 )
             self._compiled.move_to_end(shape)
         compiled = {shape: self._compiled[shape] for shape, _ in plan.instances}
@@ -148,9 +147,3 @@ def broken(study: Study, bounds: Mapping[str, float]) -> list[str]:
             found.append(f"{name} is {'at least' if is_upper else 'at most'} {best:.4g}, {limit:g} is the limit")
     return found
 
-
-def usd_per_h(cluster: Cluster, plan: Plan) -> float:
-    """Return the price of all devices that a plan holds."""
-    return sum(
-        shape.n_devices * count * cluster.pool(shape.device).device.price_usd_per_h for shape, count in plan.instances
-    )

@@ -94,7 +94,7 @@ def spread_of(served: Served, *, drawn: bool = True) -> Spread:
     drawn : the requests stand for others like them; else they are the very ones that are asked about.
     """
     run = served.run
-    footing = footing_of(served.model, served.cluster, served.workload, run)
+    footing = footing_of(served.model, served.workload, run)
     requests, n_instances = run.requests, run.plan.n_instances
     decode_s = float(np.nansum(requests.finish_s - requests.first_token_s))
     load = TypicalLoad(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apex_sim.hardware.cluster import Cluster
 from apex_sim.model.model import Model
 from apex_sim.record.run import FleetRun
 from apex_sim.workload.workload import Workload
@@ -30,7 +29,7 @@ class Footing:
     load: str = ""
 
 
-def footing_of(model: Model, cluster: Cluster, workload: Workload, run: FleetRun) -> Footing:
+def footing_of(model: Model, workload: Workload, run: FleetRun) -> Footing:
     """Return the ground of a simulated plan."""
     requests, shapes = workload.requests, [shape for shape, _ in run.plan.instances]
     prompt, output = float(requests.prompt_tokens.mean()), float(requests.output_tokens.mean())
@@ -40,7 +39,7 @@ def footing_of(model: Model, cluster: Cluster, workload: Workload, run: FleetRun
     )
     return Footing(
         preset="+".join(dict.fromkeys(shape.preset.name for shape in shapes)),
-        device=cluster.device.name,
+        device="+".join(dict.fromkeys(shape.device for shape in shapes)),
         family=model.architecture,
         model=model.name,
         tp=tuple(sorted({shape.tp for shape in shapes})),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from apex_sim.cost.cost_model import CostModel
+from apex_sim.cost.device_costs import DeviceCosts
 from apex_sim.fleet.compiled_plan import CompiledPlan, with_preset
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.hardware.cluster import Cluster
@@ -49,7 +49,7 @@ class Served:
     model: Model
     cluster: Cluster
     workload: Workload
-    cost: CostModel
+    cost: DeviceCosts
     slo: Slo
     compiled: CompiledPlan
     run: FleetRun

@@ -84,6 +84,16 @@ def test_a_cluster_shows_its_links_and_its_device() -> None:
     assert run_json("hardware", "show", "hgx-h100-2-nodes")["n_devices"] == 16
 
 
+def test_a_park_shows_each_of_its_pools() -> None:
+    park = run_json("hardware", "show", "8xh100-sxm+2x8xl40s")
+    assert (park["name"], park["n_devices"]) == ("8xh100-sxm+2x8xl40s", 8)
+    assert [(pool["name"], pool["n_devices"]) for pool in park["pools"]] == [("8xh100-sxm", 8), ("2x8xl40s", 16)]
+    assert park["figures"]["h100-sxm.intra_node.bytes_per_s"]["value"] == 450e9
+    assert park["figures"]["l40s.inter_node.bytes_per_s"]["value"] == 50e9
+    assert "pools" not in run_json("hardware", "show", "8xh100-sxm")
+    assert "1 node of 8 h100-sxm, 2 nodes of 8 l40s" in run("hardware", "show", "8xh100-sxm+2x8xl40s")
+
+
 def test_a_device_file_of_ones_own_is_shown(tmp_path: Path) -> None:
     import apex_sim as package
 

@@ -220,3 +220,46 @@ def test_a_cluster_made_in_python_is_checked_too() -> None:
     cluster: Cluster = load_cluster("8xh100-sxm")
     with pytest.raises(InputError, match="no devices"):
         replace(cluster, n_nodes=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "pools"),
+    [
+        ("8xh100-sxm+16x1xl40s", "8xh100-sxm+16x1xl40s", ["8xh100-sxm", "16x1xl40s"]),
+        ("1x4xL40S+2X8xB200+8xh100-sxm", "4xl40s+2x8xb200+8xh100-sxm", ["4xl40s", "2x8xb200", "8xh100-sxm"]),
+        ("HGX-H100-2-nodes+8xl40s", "hgx-h100-2-nodes+8xl40s", ["hgx-h100-2-nodes", "8xl40s"]),
+    ],
+)
+def test_a_park_parses_prints_and_round_trips(text: str, name: str, pools: list[str]) -> None:
+    park = load_cluster(text)
+    assert park.name == name
+    assert park.pools == tuple(load_cluster(pool) for pool in pools)
+    assert [park.pool(pool.device.name) for pool in park.pools] == list(park.pools)
+    assert park == load_cluster(park.name) == pickle.loads(pickle.dumps(park))
+    assert park.n_devices == park.pools[0].n_devices
+    assert park.n_devices_in_all == sum(pool.n_devices for pool in park.pools)
+    assert park.group(4) == park.pools[0].group(4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8xh100-sxm+8xh100-sxm", r"pools of h100-sxm, h100-sxm. Give each device one pool"),
+        ("8xh100-sxm+hgx-h100-2-nodes", r"pools of h100-sxm, h100-sxm"),
+        ("8192x8xh100-sxm+1xl40s", r"65537 devices. Use at most 65536"),
+        ("8xh100-sxm+", r"unknown cluster ''"),
+        ("8xh100-sxm+l40s", r"unknown cluster 'l40s'.*8xh100-sxm"),
+        ("8xh100-sxm+8xl40", r"unknown device 'l40'.*'l40s'"),
+        ("8xh100-sxm+0xl40s", r"count '0'"),
+    ],
+)
+def test_a_bad_park_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_cluster(text)
+
+
+def test_a_pool_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(UnknownNameError, match=r"cluster '8xh100-sxm\+8xl40s': unknown pool 'l4'. Did you mean 'l40s'"):
+        load_cluster("8xh100-sxm+8xl40s").pool("l4")
+    with pytest.raises(InputError, match="one pool"):
+        replace(load_cluster("8xb200"), others=(load_cluster("8xh100-sxm+8xl40s"),))
