@@ -15,6 +15,7 @@ class BlockPool:
     ) -> None:
         self.prefixes = prefixes
         self.n_blocks = n_blocks
+        self.block_size_tokens = layout.block_size_tokens
         self.blocks_for = layout.blocks_for
         self._tokens_in = layout.tokens_in
         self.n_watermark = int(watermark_frac * n_blocks)

@@ -55,4 +55,4 @@ def _admit(queue: SchedulerQueue, n_left: int, budget: int) -> list[Entry]:
 def _chunk(queue: SchedulerQueue, sequence: Sequence, budget: int) -> int:
     """Return how many tokens of a prompt the budget takes: all that are left, or whole blocks."""
     n_left = sequence.n_uncomputed
-    return n_left if n_left <= budget else budget - budget % queue.settings.block_size_tokens
+    return n_left if n_left <= budget else budget - budget % queue.pool.block_size_tokens

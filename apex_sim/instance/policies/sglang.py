@@ -82,7 +82,7 @@ def _budget(queue: SchedulerQueue, state: Admission) -> _Budget:
     )
     chunk = queue.settings.max_num_batched_tokens
     return _Budget(
-        queue.settings.block_size_tokens,
+        queue.pool.block_size_tokens,
         rule.max_prefill_tokens,
         chunk,
         free - sum(most) * state.ratio,
