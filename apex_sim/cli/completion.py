@@ -61,6 +61,13 @@ def complete_router(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _offer(ROUTERS, incomplete)
 
 
+def complete_engine(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the serving engines whose plans are known."""
+    from apex_sim.plan.engines import ENGINES
+
+    return _offer(ENGINES, incomplete)
+
+
 def complete_policy(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the batching policies."""
     from apex_sim.instance.policies import POLICIES

@@ -15,8 +15,9 @@ import click
 
 from apex_sim.cli import completion
 from apex_sim.cli.output import file_name
+from apex_sim.cli.plan_flags import PLAN_FLAGS
 from apex_sim.cli.scheduler_flags import SCHEDULER_FLAGS
-from apex_sim.cli.values import Degrees, NumberFormats, PositiveNumber, SloLimit, flattened, limits_by_metric
+from apex_sim.cli.values import PositiveNumber, SloLimit, limits_by_metric
 
 if TYPE_CHECKING:
     from apex_sim.planner.study import Study
@@ -75,54 +76,6 @@ LOAD_FLAGS: Final = (
     ),
     click.option("--offline", "load__offline", is_flag=True, default=None, help="All requests are there at the start."),
     click.option("--seed", "load__seed", type=click.IntRange(min=0), metavar="N", help="Of all random draws."),
-)
-PLAN_FLAGS: Final = (
-    click.option(
-        "--preset", "space__preset", metavar="NAME", shell_complete=completion.complete_preset, help="Serving engine."
-    ),
-    click.option(
-        "--weight-dtype",
-        "space__weight_dtypes",
-        type=NumberFormats("weight"),
-        metavar="DTYPES",
-        multiple=True,
-        callback=flattened,
-        help="bf16, fp8, fp8-block, int8, w8a16, w4a16, nvfp4, mxfp4; repeatable.",
-    ),
-    click.option(
-        "--kv-dtype",
-        "space__kv_dtypes",
-        type=NumberFormats("kv"),
-        metavar="DTYPES",
-        multiple=True,
-        callback=flattened,
-        help="Such as bf16,fp8; repeatable.",
-    ),
-    click.option("--tp", "space__tp", type=Degrees(), metavar="N,...", help="Tensor-parallel degrees."),
-    click.option("--pp", "space__pp", type=Degrees(), metavar="N,...", help="Pipeline stages."),
-    click.option("--dp", "space__dp", type=Degrees(), metavar="N,...", help="Numbers of instances."),
-    click.option(
-        "--attention-dp", "space__attention_dp", type=Degrees(), metavar="N,...", help="Attention ranks of an instance."
-    ),
-    click.option(
-        "--ep/--no-ep", "space__ep", default=None, help="Whether devices hold whole experts; with attention DP they do."
-    ),
-    click.option(
-        "--layers", "space__layers", type=Degrees(), metavar="N,...", help="Layers of each stage, such as 19,20,20,21."
-    ),
-    click.option(
-        "--router",
-        "space__router",
-        metavar="NAME",
-        shell_complete=completion.complete_router,
-        help="round-robin or least-outstanding.",
-    ),
-    click.option(
-        "--allow-idle/--no-allow-idle",
-        "space__allow_idle",
-        default=None,
-        help="Whether plans may leave devices unused.",
-    ),
 )
 _HEADINGS: Final = {"": "Question", "load": "Traffic", "space": "Plans", "scheduler": "Scheduler"}
 _QUESTION: Final = ("model", "cluster", "workload", "objective", "statistic", "slo")

@@ -35,20 +35,52 @@ class _Value(_ParamType):
 
 
 class Degrees(_Value):
-    """Whole numbers from 1, as in "1,2,4"."""
+    """Whole numbers from 1 (or from `least`), as in "1,2,4"."""
 
     name = "n[,n...]"
 
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
+
     def read(self, text: str) -> list[int]:
         """Return the degrees."""
-        return [_degree(part.strip()) for part in text.split(",")]
+        return [_degree(part.strip(), self.least) for part in text.split(",")]
 
 
-def _degree(text: str) -> int:
+def _degree(text: str, least: int) -> int:
     is_number = text.isascii() and text.isdecimal() and len(text) < 10
-    if not is_number or not 1 <= int(text) <= MAX_DEGREE:
-        raise ValueError(f"{text[:40]!r} is not a whole number from 1 to {MAX_DEGREE}; write 4, or 1,2,4 for several.")
+    if not is_number or not least <= int(text) <= MAX_DEGREE:
+        raise ValueError(
+            f"{text[:40]!r} is not a whole number from {least} to {MAX_DEGREE}; write 4, or 1,2,4 for several."
+        )
     return int(text)
+
+
+class Names(_Value):
+    """Names, as in "packed,spread"; those of a closed list are checked here."""
+
+    name = "name[,name...]"
+
+    def __init__(self, known: tuple[str, ...] = ()) -> None:
+        self.known = known
+
+    def read(self, text: str) -> list[str]:
+        """Return the names."""
+        names = [part.strip() for part in text.split(",")]
+        for name in names:
+            if self.known and name not in self.known:
+                raise ValueError(f"{name[:40]!r} is none of {', '.join(self.known)}.")
+        return names
+
+
+class Switches(_Value):
+    """Settings of a switch, as in "on,off"."""
+
+    name = "on[,off]"
+
+    def read(self, text: str) -> list[bool]:
+        """Return the settings."""
+        return [name == "on" for name in Names(("on", "off")).read(text)]
 
 
 class Shares(_Value):
@@ -63,6 +95,15 @@ class Shares(_Value):
             if not _is_number(part) or not math.isfinite(float(part)):
                 raise ValueError(f"{part[:40]!r} is not a number; write 0.8, or 0.9,0.7 for one after the other.")
         return [float(part) for part in parts] if len(parts) > 1 else float(parts[0])
+
+
+class ShareList(Shares):
+    """Such numbers as a list, also of one."""
+
+    def read(self, text: str) -> list[float]:
+        """Return the numbers."""
+        read = super().read(text)
+        return read if isinstance(read, list) else [read]
 
 
 class NumberFormats(_Value):

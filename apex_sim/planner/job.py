@@ -118,9 +118,7 @@ class Bench:
         for shape, _ in plan.instances:
             if shape not in self._compiled:
                 alone = Plan(((shape, 1),))
-                self._compiled |= compile_plan(
-                    self._study.model, self._study.cluster, alone, costs_of(self._study)
-                )
+                self._compiled |= compile_plan(self._study.model, self._study.cluster, alone, costs_of(self._study))
             self._compiled.move_to_end(shape)
         compiled = {shape: self._compiled[shape] for shape, _ in plan.instances}
         while len(self._compiled) > max(_MOST_SHAPES, len(compiled)):
@@ -146,4 +144,3 @@ def broken(study: Study, bounds: Mapping[str, float]) -> list[str]:
         if best > limit if is_upper else best < limit:
             found.append(f"{name} is {'at least' if is_upper else 'at most'} {best:.4g}, {limit:g} is the limit")
     return found
-

@@ -18,8 +18,9 @@ from apex_sim.model.cells import MoeCell
 from apex_sim.plan.kv_layout import layout_of
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
-from apex_sim.plan.shape import CellParallelism, Placement, SchedulerSettings, Shape, Stage, balanced_split
-from apex_sim.planner.study import SchedulerEntry, Study
+from apex_sim.plan.shape import CellParallelism, Placement, SchedulerSettings, Shape, Stage, balanced_split, cell_stages
+from apex_sim.planner.study import Study
+from apex_sim.planner.study_file import SchedulerEntry
 
 _MODEL_LEN_STEP: Final = 1024
 #: Layers that the "ends" splits take from the first and the last stage at most.
@@ -69,7 +70,7 @@ def shapes_of(
         for cells, placement in product(_cells(study, pool, len(layers)), dict.fromkeys(space.placement)):
             for clock_frac, (entry, knob) in product(dict.fromkeys(space.clock_frac), knobs):
                 attention, ffn = cells
-                stages = stages_of(layers, attention, ffn)
+                stages = cell_stages(layers, attention, ffn)
                 try:
                     shape = _shape(study, pool, stages, precision, entry, max_model_len, clock_frac, placement)
                 except InputError as error:
@@ -85,12 +86,6 @@ def shapes_of(
                     ("placement", placement), ("clock_frac", clock_frac), *knob,
                 )  # fmt: skip
                 yield shape, choice
-
-
-def stages_of(layers: tuple[int, ...], attention: CellParallelism, ffn: CellParallelism) -> tuple[Stage, ...]:
-    """Return consecutive stages of so many layers, all mapped alike."""
-    firsts = [sum(layers[:index]) for index in range(len(layers))]
-    return tuple(Stage(first, n, attention, ffn) for first, n in zip(firsts, layers, strict=True))
 
 
 def _splits(study: Study, pool: Cluster) -> Iterator[tuple[int, ...]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import Field
+from typing import Any, Final
 
 from apex_sim import catalogue
 from apex_sim.cost.cost_model import CostModel
-from apex_sim.errors import InputError
-from apex_sim.files import StrictModel, check, read_toml
+from apex_sim.errors import InputError, UnknownNameError
+from apex_sim.files import check, read_toml
 from apex_sim.fleet.router import load_router
 from apex_sim.hardware.cluster import Cluster, load_cluster
 from apex_sim.metrics.definitions import LATENCIES, METRICS, MetricDefinition
@@ -19,8 +17,9 @@ from apex_sim.metrics.slo import Slo, make_slo
 from apex_sim.model.load import load_model
 from apex_sim.model.model import Model
 from apex_sim.plan.draft import draft_model_of
+from apex_sim.plan.engines import ENGINES
 from apex_sim.plan.precision import KV_DTYPES, WEIGHT_DTYPES
-from apex_sim.plan.speculation import Speculation, make_speculation
+from apex_sim.planner.study_file import SchedulerEntry, SpaceEntry, StudyFile
 from apex_sim.preset.load import load_preset
 from apex_sim.preset.preset import Preset
 from apex_sim.truth.calibration.profile_file import ProfileFile, read_profile
@@ -37,108 +36,6 @@ SINGLE_OBJECTIVES: Final = {
     "energy": "energy_per_output_token_j",
 }
 OBJECTIVES: Final = (*LATENCIES, *SINGLE_OBJECTIVES)
-
-
-class LoadEntry(StrictModel):
-    """Overrides of the workload's own load; None keeps what the workload says."""
-
-    n_requests: int | None = Field(default=None, ge=1)
-    rate_per_s: float | None = Field(default=None, gt=0)
-    concurrency: int | None = Field(default=None, ge=1)
-    offline: bool = False
-    seed: int | None = Field(default=None, ge=0)
-
-
-class SpaceEntry(StrictModel):
-    """Which plans are looked at; an empty list stands for every legal degree, or for the study's one setting."""
-
-    preset: str = "vllm-1"
-    engine: Literal["vllm", "sglang", "trtllm"] | None = Field(
-        default=None, description="keep only what this engine can run; by default each plan says which can"
-    )
-    weight_dtypes: list[str] = Field(default_factory=list, description="empty: the checkpoint's own")
-    kv_dtypes: list[str] = Field(default_factory=lambda: ["bf16"], min_length=1)
-    tp: list[int] = Field(default_factory=list)
-    pp: list[int] = Field(default_factory=list)
-    dp: list[int] = Field(default_factory=list)
-    attention_dp: list[int] = Field(default_factory=lambda: [1], min_length=1)
-    ep: bool | None = Field(default=None, description="whole experts on each device; by default with attention DP only")
-    cells: bool = Field(
-        default=False, description="map attention and FFN cells separately, in every way that fits the devices"
-    )
-    cp: list[int] = Field(default_factory=lambda: [1], min_length=1, description="context parallelism of attention")
-    layers: list[int] = Field(default_factory=list, description="layers of each pipeline stage; empty: balanced")
-    splits: Literal["balanced", "ends"] = Field(
-        default="balanced", description='"ends": also with up to two layers fewer on the first and on the last stage'
-    )
-    placement: list[Literal["packed", "spread"]] = Field(default_factory=lambda: ["packed"], min_length=1)
-    clock_frac: list[float] = Field(default_factory=lambda: [1.0], min_length=1)
-    policies: list[str] = Field(default_factory=list)
-    max_num_seqs: list[int] = Field(default_factory=list)
-    max_num_batched_tokens: list[int] = Field(default_factory=list)
-    prefix_cache: list[bool] = Field(default_factory=list)
-    n_draft_tokens: list[int] = Field(default_factory=list, description="of the study's draft; 0 is no speculation")
-    router: str = "round-robin"
-    routers: list[str] = Field(default_factory=list, description="several to choose from; empty: router")
-    allow_idle: bool = False
-    n_shapes: int = Field(default=1, ge=1, le=2, description="unequal shapes in one fleet")
-
-
-class SchedulerEntry(StrictModel):
-    """Scheduler settings; None keeps the engine's default."""
-
-    policy: str | None = None
-    max_num_seqs: int | None = Field(default=None, ge=1)
-    max_num_batched_tokens: int | None = Field(default=None, ge=1)
-    max_model_len: int | None = Field(default=None, ge=1)
-    block_size_tokens: int | None = Field(default=None, ge=1)
-    gpu_memory_utilization_frac: float | None = Field(default=None, gt=0, le=1)
-    cuda_graphs: bool = True
-    async_scheduling: bool | None = None
-    prefix_cache: bool | None = None
-    queue_order: Literal[
-        "fcfs", "priority", "shortest-predicted-first", "multi-level-feedback", "least-attained-service", "fair-share"
-    ] = "fcfs"
-    prediction_log_sd: float | None = Field(
-        default=None, ge=0, description="spread of predicted output lengths; 0: exact"
-    )
-    max_num_waiting: int | None = Field(default=None, ge=1, description="requests beyond so many are refused")
-    preemption: Literal["recompute", "swap"] = "recompute"
-    swap_bytes: float | None = Field(default=None, ge=0, description="host memory for swapped KV, for each device")
-    draft: str | None = Field(default=None, description='what proposes tokens: "mtp", or a model by name or path')
-    n_draft_tokens: int | None = Field(default=None, description="tokens proposed for each sequence and step")
-    acceptance_frac: float | list[float] | None = Field(
-        default=None, description="assumed: how often each is kept, given that those before it were"
-    )
-    expert_imbalance: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="spread of the fullest expert rank; 1: of random routing"
-    )
-
-    def speculation(self, where: str) -> Speculation | None:
-        """Return what the draft is, None without one; errors as in `make_speculation`."""
-        return make_speculation(self.draft, self.n_draft_tokens, self.acceptance_frac, where)
-
-
-class StudyFile(StrictModel):
-    """A study as a TOML file."""
-
-    title: str = ""
-    model: str
-    cluster: str
-    workload: str
-    objective: Literal["ttft", "tpot", "itl", "e2e", "throughput", "cost", "energy"] = "e2e"
-    statistic: Literal["mean", "median", "p90", "p95", "p99"] = "mean"
-    cost_model: Literal["calibrated", "measured", "roofline"] | None = Field(
-        default=None, description="by default calibrated where kernels of the device were fitted, else roofline"
-    )
-    kernel_tables: str | None = Field(
-        default=None, description="folder of measured kernels; by default that of the package aiconfigurator-core"
-    )
-    profile: str | None = Field(default=None, description="calibration profile of this very server, a TOML file")
-    load: LoadEntry = LoadEntry()
-    space: SpaceEntry = SpaceEntry()
-    scheduler: SchedulerEntry = SchedulerEntry()
-    slo: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +137,8 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
         )
     for router in (file.space.router, *file.space.routers):
         load_router(router)
+    if file.space.engine is not None and file.space.engine not in ENGINES:
+        raise UnknownNameError("engine", file.space.engine, ENGINES, where=f"{where}, key 'space.engine'")
     model = load_model(file.model)
     space = file.space
     if not space.weight_dtypes:

@@ -36,7 +36,7 @@ def files(folder: Path) -> set[str]:
 
 def test_every_key_of_a_study_file_has_a_flag() -> None:
     from apex_sim.files import StrictModel
-    from apex_sim.planner.study import LoadEntry, SchedulerEntry, SpaceEntry, StudyFile
+    from apex_sim.planner.study_file import LoadEntry, SchedulerEntry, SpaceEntry, StudyFile
 
     tables: dict[str, type[StrictModel]] = {"load": LoadEntry, "space": SpaceEntry, "scheduler": SchedulerEntry}
     keys = set(StudyFile.model_fields) - set(tables) - {"title"}
@@ -49,7 +49,8 @@ def test_every_key_of_a_study_file_has_a_flag() -> None:
 
 def test_choices_are_those_of_the_planner() -> None:
     from apex_sim.metrics.definitions import STATISTICS
-    from apex_sim.planner.study import OBJECTIVES, StudyFile
+    from apex_sim.planner.study import OBJECTIVES
+    from apex_sim.planner.study_file import StudyFile
 
     assert study_flags.OBJECTIVES == OBJECTIVES == get_args(StudyFile.model_fields["objective"].annotation)
     assert study_flags.STATISTICS == STATISTICS

@@ -69,7 +69,7 @@ def test_the_command_line_and_the_study_file_offer_these_orders() -> None:
     from typing import get_args
 
     from apex_sim.cli import scheduler_flags
-    from apex_sim.planner.study import SchedulerEntry
+    from apex_sim.planner.study_file import SchedulerEntry
 
     assert scheduler_flags.QUEUE_ORDERS == QUEUE_ORDERS
     assert get_args(SchedulerEntry.model_fields["queue_order"].annotation) == QUEUE_ORDERS

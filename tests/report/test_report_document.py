@@ -36,7 +36,8 @@ def test_search_has_the_promised_keys(result):
     assert first["metrics"]["e2e_mean_s"] == result.plans[0].metrics["e2e_mean_s"]
     assert set(first["stability"]) == {"reason", "offered_load_frac", "backlog_growth_frac", "backlog_growth"}
     assert set(document["certificate"]) == {
-        *("objective", "best", "bound", "gap_frac", "n_enumerated", "n_pruned", "n_simulated")
+        *("objective", "best", "bound", "gap_frac", "n_enumerated", "n_pruned", "n_simulated"),
+        *("proven", "n_infeasible", "n_open", "n_glimpsed", "sampling_frac"),
     }
     assert document["infeasible"][0]["plan"]["label"] == "DP8 TP1 PP1 fp8"
     assert "memory" in document["infeasible"][0]["reason"]
