@@ -72,7 +72,7 @@ def _require_ranks(model: Model, shape: Shape) -> None:
     """Check that attention ranks and experts can be spread as the shape says, by an engine that does so."""
     ranks, policy = f"attention DP {shape.attention_dp}", shape.scheduler.policy
     if model.is_dense and shape.ep > 1:
-        raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts")
+        raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts: set ep = false")
     n_copies = shape.stages[0].ffn.attention_dp
     if n_copies > 1 and not model.is_dense:
         raise InfeasiblePlanError(f"{n_copies} copies of the FFN in a model with experts are not simulated yet")
