@@ -80,6 +80,9 @@ def _layer_operators(context: StageContext, layer: Layer, n_tokens: Floats) -> I
             yield from _latent_projections(context, cell, n_tokens)
         case LinearAttentionCell() as cell:
             yield from _linear_projections(context, cell, n_tokens)
+    if context.stage.ffn.attention_dp > 1 and isinstance(layer.ffn, FfnCell):
+        yield from _copied_ffn(context, layer.ffn, n_tokens)
+        return
     yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
     match layer.ffn:
         case FfnCell() if context.joins_ffn:  # its outputs come back as parts of a rank's tokens
@@ -89,6 +92,20 @@ def _layer_operators(context: StageContext, layer: Layer, n_tokens: Floats) -> I
             yield "all_reduce", context.all_reduce(n_tokens * hidden * _ACT)
         case MoeCell() as moe:
             yield from _moe_operators(context, moe, n_tokens)
+
+
+def _copied_ffn(context: StageContext, ffn: FfnCell, n_tokens: Floats) -> Iterator[Named]:
+    """Yield a dense FFN of which groups of devices hold a copy each, with the collectives around it.
+
+    A group takes its share of the tokens, rounded up.  Attention's sums are scattered over all devices and gathered in
+    each group; the FFN's are scattered in each group and gathered by all.  No engine does so; norms are priced on all
+    tokens as elsewhere.
+    """
+    cost, cells, bytes_per_token = context.cost, context.stage.ffn, context.model.hidden_size * _ACT
+    group, n_own = context.cluster.group(cells.tp), np.ceil(n_tokens / cells.attention_dp)
+    yield "all_gather", repeat(cost.all_gather(n_tokens * bytes_per_token, context.all_devices), 2)
+    yield "all_gather", repeat(cost.all_gather(n_own * bytes_per_token, group), 2)
+    yield from _ffn_operators(context, ffn.intermediate_size, ffn.gated, n_own)
 
 
 def _projections(context: StageContext, cell: AttentionCell, n_tokens: Floats) -> Iterator[Named]:

@@ -78,6 +78,11 @@ class PrefillTable:
     gap_launches: float
     basis: Basis
 
+    def of_layers(self, n_layers: int) -> PrefillTable:
+        """Return the table of so many layers, from that of one."""
+        n_launches, gap_launches = self.n_launches * n_layers, self.gap_launches * n_layers
+        return replace(self, prices_s=self.prices_s * n_layers, n_launches=n_launches, gap_launches=gap_launches)
+
     def scaled(self, factor: float) -> PrefillTable:
         """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
         return replace(self, prices_s=self.prices_s * kernel_only(factor, 3))

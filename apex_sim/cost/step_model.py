@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from apex_sim.cost import step_tables as at
+from apex_sim.cost.attention_tables import OneLayer, tabulate_attention
 from apex_sim.cost.calibrated import Calibrated
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
-from apex_sim.cost.decode_table import DecodeTable, tabulate_decode
+from apex_sim.cost.decode_table import DecodeTable
 from apex_sim.cost.draft_cost import DraftCost
 from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS, locate
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
@@ -29,7 +30,7 @@ from apex_sim.cost.operators import (
 )
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel, power_model
-from apex_sim.cost.prefill_table import PrefillTable, tabulate_prefill
+from apex_sim.cost.prefill_table import PrefillTable
 from apex_sim.cost.rank_price import price_ranks
 from apex_sim.cost.stage_context import StageContext
 from apex_sim.cost.stage_tables import replace_power, tabulate_stage
@@ -233,39 +234,33 @@ def knots(max_tokens: int) -> Floats:
 
 
 def _stage_models(contexts: Sequence[StageContext], windows: tuple[Window, ...]) -> tuple[StageModel, ...]:
-    """Return the tables of all stages; those that cost the same share theirs."""
+    """Return the tables of all stages; those that cost the same share theirs, and all share one layer's attention."""
     priced: dict[tuple[object, ...], StageModel] = {}
+    one_layer: OneLayer = {}
     for context in contexts:
         if context.price_key not in priced:
-            priced[context.price_key] = _stage_model(context, windows)
+            priced[context.price_key] = _stage_model(context, windows, one_layer=one_layer)
     return tuple(replace(priced[context.price_key], context=context) for context in contexts)
 
 
 def _stage_model(
-    context: StageContext, windows: tuple[Window, ...], n_rows: int = 1, n_heads: int | None = None
-) -> StageModel:
-    """Return the tables of a stage whose decodes have `n_rows` queries; the head computes `n_heads` of them, or all."""
-    scheduler, cost = context.shape.scheduler, context.cost
-    max_tokens, max_seqs, max_context = (
-        scheduler.max_num_batched_tokens,
-        scheduler.max_num_seqs,
-        scheduler.max_model_len,
-    )
+    context: StageContext, windows: tuple[Window, ...], n_rows: int = 1, n_heads: int | None = None,
+    one_layer: OneLayer | None = None,
+) -> StageModel:  # fmt: skip
+    """Return the tables of a stage whose decodes have `n_rows` queries; the head computes `n_heads` of them, or all.
+
+    `one_layer` as in `tabulate_attention`.
+    """
+    scheduler = context.shape.scheduler
+    max_tokens, max_seqs = scheduler.max_num_batched_tokens, scheduler.max_num_seqs
     token_knots = knots(max_tokens)
     n_sampled = min(max_seqs * (n_heads or n_rows), max(max_tokens, max_seqs))
     head_knots = np.arange(n_sampled + 1, dtype=np.float64)
-    groups = attention_groups(context)
-    attention = tuple(
-        (
-            tabulate_prefill(cost, group, max_tokens, max_seqs, max_context, context.cluster.device.n_sms),
-            tabulate_decode(cost, group, max_seqs, max_context, n_rows),
-        )
-        for group in groups
-    )
+    attention = tabulate_attention(context, n_rows, {} if one_layer is None else one_layer)
     tokens = tabulate_operators(list(tokenwise_operators(context, token_knots[1:])), len(token_knots))
     joint = _joint_table(context, max_tokens) if context.shape.attention_dp > 1 else None
     head = tabulate_operators(list(head_operators(context, head_knots[1:])), len(head_knots))
-    classes = tuple(windows.index(group.window) for group in groups)
+    classes = tuple(windows.index(group.window) for group in attention_groups(context))
     spread_s, factor = _spread_s(context, max_tokens), context.shape.preset.factors.decode
     return close_stage(context, classes, tokens, head, attention, joint, spread_s, factor)
 

@@ -69,15 +69,18 @@ def _require_cells(stage: Stage) -> None:
         )
     if attention.ep != 1:
         raise InfeasiblePlanError(f"EP {attention.ep} of attention; only experts are spread so")
-    if ffn.attention_dp != 1:
-        raise InfeasiblePlanError(f"{ffn.attention_dp} copies of the FFN in a stage are not simulated yet: use dp")
+    if min(ffn.attention_dp, attention.attention_dp) > 1:
+        raise InfeasiblePlanError(f"{ffn.attention_dp} copies of the FFN with attention DP: use dp")
 
 
 def _require_ranks(model: Model, shape: Shape) -> None:
     """Check that attention ranks and experts can be spread as the shape says, by an engine that does so."""
     ranks, policy = f"attention DP {shape.attention_dp}", shape.scheduler.policy
     if model.is_dense and shape.ep > 1:
-        raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts")
+        raise InfeasiblePlanError(f"EP {shape.ep} of a model without experts: set ep = false")
+    n_copies = shape.stages[0].ffn.attention_dp
+    if n_copies > 1 and not model.is_dense:
+        raise InfeasiblePlanError(f"{n_copies} copies of the FFN in a model with experts are not simulated yet")
     if shape.attention_dp == 1:
         return
     if shape.preset.ranks is None:
@@ -178,8 +181,10 @@ def _require_placeable(cluster: Cluster, shape: Shape) -> None:
     per_node, group, stage = cluster.n_devices_per_node, shape.n_shards, shape.stages[0].n_devices
     if group % per_node and per_node % group:
         raise InfeasiblePlanError(f"TP groups of {group} would straddle nodes of {per_node} devices")
-    if shape.cp % per_node and per_node % shape.cp:
-        raise InfeasiblePlanError(f"CP groups of {shape.cp} would straddle nodes of {per_node} devices")
+    ffn = shape.stages[0].ffn
+    for name, n in (("CP", shape.cp), ("FFN", ffn.tp if ffn.attention_dp > 1 else 1)):
+        if n % per_node and per_node % n:
+            raise InfeasiblePlanError(f"{name} groups of {n} would straddle nodes of {per_node} devices")
     if shape.attention_dp > 1 and stage % per_node and per_node % stage:
         raise InfeasiblePlanError(f"{stage} devices of attention ranks would fill nodes of {per_node} unevenly")
     if shape.n_devices > cluster.n_devices:

@@ -54,6 +54,8 @@ class Plan:
                     "tp": shape.tp,
                     "pp": shape.pp,
                     "attention_dp": shape.attention_dp,
+                    "cp": shape.cp,
+                    "ffn_tp": shape.stages[0].ffn.tp,
                     "ep": shape.ep,
                     "layers": [stage.n_layers for stage in shape.stages],
                     "weight_dtype": shape.precision.weight,

@@ -99,8 +99,9 @@ def test_flags_of_attention_ranks_make_plans_with_them() -> None:
     assert found == {("DP1 TP2 ADP2 EP4 PP1 mxfp4", 2, 4), ("DP1 TP1 ADP4 EP4 PP1 mxfp4", 4, 4)}
     assert {each["instances"][0]["expert_imbalance"] for each in plans} == {1.0}
     assert "DP1 TP1 ADP4 PP1 mxfp4" in run(*asked, *ranks, "--no-ep").stdout
-    dense = run("space", "quickstart", "--attention-dp", "2", "--pp", "1", "--json").stdout
-    assert "use dp" in json.loads(dense)["infeasible"][0]["reason"]
+    dense = json.loads(run("space", "quickstart", "--attention-dp", "2", "--pp", "1", "--no-ep", "--json").stdout)
+    assert dense["feasible"]
+    assert {entry["plan"]["instances"][0]["attention_dp"] for entry in dense["feasible"]} == {2}
 
 
 def test_an_attention_rank_is_simulated_under_check_in_both_engines() -> None:

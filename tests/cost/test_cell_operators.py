@@ -85,6 +85,25 @@ def test_collectives_of_a_joint_ffn_by_hand() -> None:
     assert own["all_gather"] == pytest.approx(80 * half)
 
 
+def test_copies_of_an_ffn_share_the_tokens_by_hand() -> None:
+    """TP8 with two FFNs over four devices: 101 tokens are 51 for one of them; as many FLOP as over eight."""
+    context = _context(LLAMA, CellParallelism(tp=8), CellParallelism(tp=4, attention_dp=2))
+    n = np.array([101.0])
+    assert _summed(tokenwise_operators(context, n), "compute_s")["down_gemm"] == pytest.approx(
+        80 * 2 * 51 * 8192 * 28_672 / 4 / FLOPS
+    )
+    network = _summed(tokenwise_operators(context, n), "network_s")
+    hidden = 8192 * 2
+    wide = 7 * (LINK.latency_s + 101 * hidden / 8 / LINK.bytes_per_s)
+    narrow = 3 * (LINK.latency_s + 51 * hidden / 4 / LINK.bytes_per_s)
+    assert network["all_gather"] == pytest.approx(80 * 2 * (wide + narrow))
+    assert network["all_reduce"] == pytest.approx(2 * wide)  # after the embedding
+    whole = _context(LLAMA, CellParallelism(tp=8), CellParallelism(tp=8))
+    even = np.array([100.0])
+    flop = [_summed(tokenwise_operators(one, even), "compute_s")["up_gemm"] for one in (context, whole)]
+    assert flop[0] == pytest.approx(flop[1])
+
+
 @pytest.mark.parametrize(("ep", "tp"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_experts_in_groups_by_hand(ep: int, tp: int) -> None:
     """128 experts of 768 columns: the fullest group's rows, on a part of the columns of each."""

@@ -73,6 +73,13 @@ def test_a_rank_of_a_joint_ffn_holds_the_tokens_of_all() -> None:
     assert joint - alone == 2 * 2 * 3 * hidden
 
 
+def test_copies_of_an_ffn_hold_it_each() -> None:
+    """Llama 70B at TP8 with two FFNs over four devices: twice the FFN's weights in all."""
+    copied, whole = (_shape(LLAMA, CellParallelism(tp=8), ffn) for ffn in (CellParallelism(4, 2), CellParallelism(8)))
+    require_legal_shape(LLAMA, H200, copied)
+    assert 8 * (_held(LLAMA, copied) - _held(LLAMA, whole)) == 80 * 3 * 8192 * 28_672
+
+
 @pytest.mark.parametrize(("ep", "tp"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_experts_are_divided_over_groups_and_then_over_columns(ep: int, tp: int) -> None:
     """Whatever the division, eight devices hold each expert once and everything else as attention at TP8 does."""
@@ -106,7 +113,13 @@ def test_labels_tell_mappings_apart(attention: CellParallelism, ffn: CellParalle
         (LLAMA, CellParallelism(tp=8), CellParallelism(tp=2, ep=4), "EP 4 of a model without experts"),
         (LLAMA, CellParallelism(tp=4), CellParallelism(tp=8), "the same devices, not 4 and 8"),
         (LLAMA, CellParallelism(tp=4, ep=2), CellParallelism(tp=8), "EP 2 of attention"),
-        (MOE, CellParallelism(tp=8), CellParallelism(tp=4, attention_dp=2), "2 copies of the FFN"),
+        (MOE, CellParallelism(tp=8), CellParallelism(tp=4, attention_dp=2), "2 copies of the FFN in a model with"),
+        (
+            LLAMA,
+            CellParallelism(tp=4, attention_dp=2),
+            CellParallelism(tp=4, attention_dp=2),
+            "copies of the FFN with attention DP: use dp",
+        ),
         (LLAMA, CellParallelism(tp=4, cp=2), CellParallelism(tp=8), "CP 2 at TP 4 would divide .* 8 KV heads"),
         (LLAMA, CellParallelism(tp=8), CellParallelism(tp=4, cp=2), "CP 2 of the FFN"),
         (load_model("gpt-oss-20b"), CellParallelism(tp=1, cp=8), CellParallelism(tp=8), "CP 8 with sliding windows"),
