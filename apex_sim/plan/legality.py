@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.cluster import Cluster
+from apex_sim.hardware.device import MIN_CLOCK_FRAC
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
@@ -38,6 +39,7 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
         _require_divisible(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
+    _require_clock(shape)
     pool = cluster.pool(shape.device)
     _require_placeable(pool, shape)
     _require_precision(pool, shape)
@@ -139,6 +141,13 @@ def _require_speculation(model: Model, shape: Shape) -> None:
         raise InfeasiblePlanError(
             f"draft {draft.name} has a context of {draft.max_context_tokens} tokens, below max_model_len "
             f"{shape.scheduler.max_model_len}"
+        )
+
+
+def _require_clock(shape: Shape) -> None:
+    if not MIN_CLOCK_FRAC <= shape.clock_frac <= 1.0:
+        raise InfeasiblePlanError(
+            f"a clock of {shape.clock_frac:g} is not modelled: use {MIN_CLOCK_FRAC:g} to 1 of the highest"
         )
 
 

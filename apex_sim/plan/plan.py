@@ -51,6 +51,7 @@ class Plan:
                     "count": count,
                     "device": shape.device,
                     "role": shape.role,
+                    "clock_frac": shape.clock_frac,
                     "tp": shape.tp,
                     "pp": shape.pp,
                     "attention_dp": shape.attention_dp,

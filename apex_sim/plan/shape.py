@@ -148,10 +148,11 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """Short name for tables, such as "TP4 PP2 fp8"."""
+        """Short name for tables, such as "TP4 PP2 fp8"; a lower clock is appended, as in " @ 60% clock"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
         spread = [f"{name}{n} " for name, n in (("ADP", self.attention_dp), ("EP", self.ep)) if n > 1]
-        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}"
+        clock = f" @ {100 * self.clock_frac:g}% clock" if self.clock_frac < 1.0 else ""
+        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}{clock}"
 
     @property
     def is_balanced(self) -> bool:

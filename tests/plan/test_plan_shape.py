@@ -80,8 +80,10 @@ def test_batches_in_flight_are_split_over_queues_or_share_one() -> None:
     ],
 )
 def test_refusals_say_why(model: str, layers: tuple[int, ...], tp: int, weight: str, cluster: str, reason: str) -> None:
+    devices = load_cluster(cluster)
+    shape = replace(_shape(layers, tp, weight), device=devices.device.name)
     with pytest.raises(InfeasiblePlanError, match=reason.replace("+", r"\+")):
-        require_legal_shape(load_model(model), load_cluster(cluster), _shape(layers, tp, weight))
+        require_legal_shape(load_model(model), devices, shape)
 
 
 def test_ffn_width_must_divide() -> None:
