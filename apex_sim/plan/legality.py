@@ -42,6 +42,8 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
     _require_clock(shape)
     pool = cluster.pool(shape.device)
     _require_placeable(pool, shape)
+    if shape.placement == "spread":
+        _require_apart(pool, shape)
     _require_precision(pool, shape)
 
 
@@ -164,6 +166,19 @@ def _require_placeable(cluster: Cluster, shape: Shape) -> None:
         raise InfeasiblePlanError(
             f"an instance needs {shape.n_devices} devices, {cluster.name} has {cluster.n_devices}"
         )
+
+
+def _require_apart(cluster: Cluster, shape: Shape) -> None:
+    """Check that each stage can lie in a node of its own, and that packed stages would not do so anyway."""
+    per_node, n_devices = cluster.n_devices_per_node, max(stage.n_devices for stage in shape.stages)
+    if shape.pp == 1:
+        raise InfeasiblePlanError("a single stage cannot be spread over nodes: use placement packed")
+    if shape.pp > cluster.n_nodes:
+        raise InfeasiblePlanError(f"{shape.pp} stages in nodes of their own, and {cluster.name} has {cluster.n_nodes}")
+    if n_devices > per_node:
+        raise InfeasiblePlanError(f"stages of {n_devices} devices do not fit into nodes of {per_node}")
+    if n_devices == per_node:
+        raise InfeasiblePlanError(f"stages of {n_devices} devices fill nodes of {per_node}: packed is the same")
 
 
 def _require_precision(cluster: Cluster, shape: Shape) -> None:

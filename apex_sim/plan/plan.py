@@ -52,6 +52,7 @@ class Plan:
                     "device": shape.device,
                     "role": shape.role,
                     "clock_frac": shape.clock_frac,
+                    "placement": shape.placement,
                     "tp": shape.tp,
                     "pp": shape.pp,
                     "attention_dp": shape.attention_dp,

@@ -148,11 +148,12 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """Short name for tables, such as "TP4 PP2 fp8"; a lower clock is appended, as in " @ 60% clock"."""
+        """Short name for tables, such as "TP4 PP2 fp8", "TP4 PP2 spread fp8" or "TP4 PP2 fp8 @ 60% clock"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
         spread = [f"{name}{n} " for name, n in (("ADP", self.attention_dp), ("EP", self.ep)) if n > 1]
+        apart = " spread" if self.placement == "spread" else ""
         clock = f" @ {100 * self.clock_frac:g}% clock" if self.clock_frac < 1.0 else ""
-        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split} {self.precision.label}{clock}"
+        return f"TP{self.tp} {''.join(spread)}PP{self.pp}{split}{apart} {self.precision.label}{clock}"
 
     @property
     def is_balanced(self) -> bool:
