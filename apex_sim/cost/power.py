@@ -13,14 +13,12 @@ from typing import Final, Literal
 
 from apex_sim.cost.coefficient_file import fitted_precisions, load_fit
 from apex_sim.errors import InputError
-from apex_sim.hardware.device import Device, load_device
+from apex_sim.hardware.device import MIN_CLOCK_FRAC, Device, load_device
 
 #: Voltage falls linearly with the clock down to a knee, and not below.  Assumed; that power is linear in the clock up
 #: to a transition and steeper beyond was measured on A40 to H200 (arXiv:2607.00819).
 VOLTAGE_FLOOR_FRAC: Final = 0.75
 KNEE_CLOCK_FRAC: Final = 0.6
-#: Lowest clock that is considered (assumed): 0.4 GHz of an H100's 1.98.
-MIN_CLOCK_FRAC: Final = 0.2
 #: Energy of a byte over NVLink and its switch: 10 pJ per bit (assumed).  Full links of an H100 then draw 36 W, too
 #: little to be seen in the measured servers.
 LINK_BYTE_J: Final = 8e-11

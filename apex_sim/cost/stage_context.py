@@ -70,12 +70,14 @@ class StageContext:
 
     @property
     def next_link(self) -> Link:
-        """Link to the following stage; instances start at a node's first free device, stages are consecutive.
+        """Link to the following stage.
 
-        All devices of a stage send at once, each its slice.
+        A packed instance starts at a node's first free device, and its stages are consecutive; a spread one has each
+        stage in another node.  All devices of a stage send at once, each its slice.
         """
         end = (self.index + 1) * self.stage.n_devices
         crosses = self.shape.n_devices > self.cluster.n_devices_per_node and end % self.cluster.n_devices_per_node == 0
+        crosses = crosses or self.shape.placement == "spread"
         inter_node = self.cluster.inter_node.shared_by(min(self.stage.n_devices, self.cluster.n_devices_per_node))
         return inter_node if crosses else self.cluster.intra_node
 

@@ -20,6 +20,7 @@ from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable
 from apex_sim.cost.draft_cost import DraftCost
 from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS, locate
+from apex_sim.cost.lowered_clock import LoweredClock
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
 from apex_sim.cost.operators import (
     attention_groups,
@@ -193,9 +194,7 @@ def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostM
     UnsupportedError : the model has cells without a cost.
     UnknownNameError : the cluster has no pool of the shape's device.
     """
-    if isinstance(cost, Calibrated):
-        cost = cost.of_engine(shape.preset.engine)
-    cluster = cluster.pool(shape.device)
+    cost, cluster = _at_clock(cost, shape), cluster.pool(shape.device)
     windows, speculation = model.attention_classes(), shape.scheduler.speculation
     if speculation is None:
         contexts = [StageContext(cost, model, cluster, shape, index) for index in range(shape.pp)]
@@ -205,6 +204,15 @@ def compile_step_model(model: Model, cluster: Cluster, shape: Shape, cost: CostM
     stage = _stage_model(StageContext(cost, model, cluster, shape, 0), windows, 1 + speculation.n_draft_tokens)
     draft_cost = _draft_cost(model, draft, cluster, shape, speculation, cost, windows)
     return StepModel(shape, (stage,), windows, cost.name, cost.provenance, draft_cost)
+
+
+def _at_clock(cost: CostModel, shape: Shape) -> CostModel:
+    """Return the back end for the shape's engine and clock, whatever those of `cost` are."""
+    if isinstance(cost, LoweredClock):
+        cost = cost.highest
+    if isinstance(cost, Calibrated):
+        cost = cost.of_engine(shape.preset.engine)
+    return LoweredClock(cost, shape.clock_frac) if shape.clock_frac < 1.0 else cost
 
 
 def _draft_cost(
@@ -271,12 +279,14 @@ def close_stage(
     factor: float,
 ) -> StageModel:  # fmt: skip
     """Return the stage of these tables, their kernels `factor` times as long; `classes` as in `tabulate_stage`."""
-    tokens, head, joint = tokens.scaled(factor), head.scaled(factor), joint.scaled(factor) if joint else None
-    attention = tuple((prefill.scaled(factor), decode.scaled(factor)) for prefill, decode in attention)
-    spread_s = None if spread_s is None else spread_s * factor
-    power = power_model(context.cluster.device)
+    if factor != 1.0:
+        tokens, head, joint = tokens.scaled(factor), head.scaled(factor), joint.scaled(factor) if joint else None
+        attention = tuple((prefill.scaled(factor), decode.scaled(factor)) for prefill, decode in attention)
+        spread_s = None if spread_s is None else spread_s * factor
+    power, clock_frac = power_model(context.cluster.device), context.shape.clock_frac
+    power = power.at_clock(clock_frac) if clock_frac < 1.0 else power
     tables = tabulate_stage(context, tokens, head, attention, classes, power, joint, spread_s)
-    return StageModel(context, tokens, head, attention, power, tables, joint, spread_s, classes)
+    return StageModel(context, tokens, head, tuple(attention), power, tables, joint, spread_s, classes)
 
 
 def _spread_s(context: StageContext, max_tokens: int) -> Floats | None:

@@ -15,6 +15,8 @@ from apex_sim.errors import InputError, UnsupportedError
 from apex_sim.files import StrictModel, check, read_toml
 from apex_sim.hardware.figure import Figure, FigureEntry, Plausible, Text
 
+#: Lowest share of the highest clock that is considered (assumed): 0.4 GHz of an H100's 1.98.
+MIN_CLOCK_FRAC: Final = 0.2
 FOLDER: Final = "hardware_profiles/devices"
 
 #: What the costs of a device rest on: measured kernels of this device, or only its published figures.

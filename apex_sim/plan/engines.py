@@ -111,3 +111,6 @@ def _is_latent(model: Model) -> bool:
 
 
 _RULES: Final[dict[str, Callable[[Model, Shape], str]]] = {"vllm": _vllm, "sglang": _sglang, "trtllm": _trtllm}
+
+#: Engines whose flags are known.
+ENGINES: Final = tuple(_RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.cluster import Cluster
+from apex_sim.hardware.device import MIN_CLOCK_FRAC
 from apex_sim.model.attention import AttentionCell, LinearAttentionCell, MlaCell
 from apex_sim.model.cells import FfnCell, MoeCell
 from apex_sim.model.model import Layer, Model
@@ -37,8 +38,11 @@ def require_legal_shape(model: Model, cluster: Cluster, shape: Shape) -> None:
             _require_shareable(layer, shape)
     _require_states(model, shape)
     _require_speculation(model, shape)
+    _require_clock(shape)
     pool = cluster.pool(shape.device)
     _require_placeable(pool, shape)
+    if shape.placement == "spread":
+        _require_apart(pool, shape)
     _require_precision(pool, shape)
 
 
@@ -176,6 +180,13 @@ def _require_speculation(model: Model, shape: Shape) -> None:
         )
 
 
+def _require_clock(shape: Shape) -> None:
+    if not MIN_CLOCK_FRAC <= shape.clock_frac <= 1.0:
+        raise InfeasiblePlanError(
+            f"a clock of {shape.clock_frac:g} is not modelled: use {MIN_CLOCK_FRAC:g} to 1 of the highest"
+        )
+
+
 def _require_placeable(cluster: Cluster, shape: Shape) -> None:
     """Check that groups fill nodes evenly: several in a node, or one over whole nodes, which is slow, but runs."""
     per_node, group, stage = cluster.n_devices_per_node, shape.n_shards, shape.stages[0].n_devices
@@ -191,6 +202,19 @@ def _require_placeable(cluster: Cluster, shape: Shape) -> None:
         raise InfeasiblePlanError(
             f"an instance needs {shape.n_devices} devices, {cluster.name} has {cluster.n_devices}"
         )
+
+
+def _require_apart(cluster: Cluster, shape: Shape) -> None:
+    """Check that each stage can lie in a node of its own, and that packed stages would not do so anyway."""
+    per_node, n_devices = cluster.n_devices_per_node, max(stage.n_devices for stage in shape.stages)
+    if shape.pp == 1:
+        raise InfeasiblePlanError("a single stage cannot be spread over nodes: use placement packed")
+    if shape.pp > cluster.n_nodes:
+        raise InfeasiblePlanError(f"{shape.pp} stages in nodes of their own, and {cluster.name} has {cluster.n_nodes}")
+    if n_devices > per_node:
+        raise InfeasiblePlanError(f"stages of {n_devices} devices do not fit into nodes of {per_node}")
+    if n_devices == per_node:
+        raise InfeasiblePlanError(f"stages of {n_devices} devices fill nodes of {per_node}: packed is the same")
 
 
 def _require_precision(cluster: Cluster, shape: Shape) -> None:

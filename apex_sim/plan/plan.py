@@ -51,6 +51,8 @@ class Plan:
                     "count": count,
                     "device": shape.device,
                     "role": shape.role,
+                    "clock_frac": shape.clock_frac,
+                    "placement": shape.placement,
                     "tp": shape.tp,
                     "pp": shape.pp,
                     "attention_dp": shape.attention_dp,

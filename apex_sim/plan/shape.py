@@ -182,10 +182,13 @@ class Shape:
 
     @property
     def label(self) -> str:
-        """Short name for tables, such as "TP4 PP2 fp8"."""
+        """Short name for tables, such as "TP4 PP2 fp8", "TP4 PP2 spread fp8" or "TP4 PP2 fp8 @ 60% clock"."""
         split = "" if self.is_balanced else "(" + "+".join(str(stage.n_layers) for stage in self.stages) + ")"
         spread = [f"{name}{n} " for name, n in (("CP", self.cp), ("ADP", self.attention_dp)) if n > 1]
-        return f"TP{self.tp} {''.join(spread)}{self._ffn_label}PP{self.pp}{split} {self.precision.label}"
+        apart = " spread" if self.placement == "spread" else ""
+        clock = f" @ {100 * self.clock_frac:g}% clock" if self.clock_frac < 1.0 else ""
+        cells = f"TP{self.tp} {''.join(spread)}{self._ffn_label}"
+        return f"{cells}PP{self.pp}{split}{apart} {self.precision.label}{clock}"
 
     @property
     def _ffn_label(self) -> str:

@@ -63,8 +63,10 @@ def _servers(footing: Footing, groups: Sequence[Group]) -> tuple[list[str], list
 
 
 def _loads(footing: Footing, groups: Sequence[Group]) -> list[str]:
-    """Return in which respects the plan and its load differ from the servers of `groups`."""
+    """Return in which respects the plan and its load differ from the servers of `groups`, all at the highest clock."""
     reasons = []
+    if footing.clock_frac < 1.0:
+        reasons.append(f"a clock of {footing.clock_frac:.0%} was not measured, only the highest")
     known = sorted({tp for group in groups for tp in group.tp})
     if new := sorted(set(footing.tp) - set(known)):
         reasons.append(f"TP{_listed(new)} was not measured, only TP{_listed(known)}")

@@ -15,7 +15,7 @@ class Footing:
 
     `family` is the model's architecture as Hugging Face names it; `layout` is parallelism and precision of each kind
     of instance; `n_at_once` is the mean number of requests in an instance, `prompt_tokens` their mean prompt; `load` is
-    equal where plans were asked the same.
+    equal where plans were asked the same; `clock_frac` is the lowest clock of any instance.
     """
 
     preset: str
@@ -27,6 +27,7 @@ class Footing:
     n_at_once: float
     prompt_tokens: float
     load: str = ""
+    clock_frac: float = 1.0
 
 
 def footing_of(model: Model, workload: Workload, run: FleetRun) -> Footing:
@@ -47,4 +48,5 @@ def footing_of(model: Model, workload: Workload, run: FleetRun) -> Footing:
         n_at_once=run.request_seconds / run.makespan_s / run.plan.n_instances if run.makespan_s else 0.0,
         prompt_tokens=prompt,
         load=f"{workload.load.kind} {workload.load.concurrency} {workload.rate_per_s} {requests.n} {prompt} {output}",
+        clock_frac=min((shape.clock_frac for shape in shapes), default=1.0),
     )

@@ -80,8 +80,10 @@ def test_batches_in_flight_are_split_over_queues_or_share_one() -> None:
     ],
 )
 def test_refusals_say_why(model: str, layers: tuple[int, ...], tp: int, weight: str, cluster: str, reason: str) -> None:
+    devices = load_cluster(cluster)
+    shape = replace(_shape(layers, tp, weight), device=devices.device.name)
     with pytest.raises(InfeasiblePlanError, match=reason.replace("+", r"\+")):
-        require_legal_shape(load_model(model), load_cluster(cluster), _shape(layers, tp, weight))
+        require_legal_shape(load_model(model), devices, shape)
 
 
 def test_tensor_parallelism_may_span_whole_nodes() -> None:
@@ -106,3 +108,30 @@ def test_a_plan_may_not_need_more_devices_than_there_are() -> None:
     require_legal_plan(model, H100, Plan(((shape, 2),)))
     with pytest.raises(InfeasiblePlanError, match="needs 12 devices, 8xh100-sxm has 8"):
         require_legal_plan(model, H100, Plan(((shape, 3),)))
+
+
+@pytest.mark.parametrize(
+    ("n_stages", "tp", "cluster", "reason"),
+    [
+        (1, 4, "4x8xh100-sxm", "a single stage cannot be spread"),
+        (2, 4, "8xh100-sxm", "2 stages in nodes of their own, and 8xh100-sxm has 1"),
+        (4, 4, "3x8xh100-sxm", "4 stages in nodes of their own, and 3x8xh100-sxm has 3"),
+        (2, 8, "2x8xh100-sxm", "stages of 8 devices fill nodes of 8: packed is the same"),
+    ],
+)
+def test_spreading_is_refused_where_it_is_impossible_or_nothing_else(
+    n_stages: int, tp: int, cluster: str, reason: str
+) -> None:
+    model, shape = load_model("llama-3.1-70b"), _shape((80 // n_stages,) * n_stages, tp)
+    require_legal_shape(model, load_cluster("4x8xh100-sxm"), shape)
+    with pytest.raises(InfeasiblePlanError, match=reason):
+        require_legal_shape(model, load_cluster(cluster), replace(shape, placement="spread"))
+
+
+def test_a_spread_shape_is_legal_and_says_so() -> None:
+    shape = replace(_shape((40, 40), 4), placement="spread", clock_frac=0.6)
+    require_legal_shape(load_model("llama-3.1-70b"), load_cluster("2x8xh100-sxm"), shape)
+    assert shape.label == "TP4 PP2 spread bf16 @ 60% clock"
+    assert replace(shape, placement="packed", clock_frac=1.0).label == "TP4 PP2 bf16"
+    documents = [Plan(((each, 1),)).as_dict()["instances"] for each in (shape, replace(shape, placement="packed"))]
+    assert [document[0]["placement"] for document in documents] == ["spread", "packed"]  # type: ignore[index]
