@@ -84,7 +84,8 @@ def tabulate_stage(
         packer.layout[position] = value
     numbers = np.concatenate(packer.numbers)
     numbers[: at.N_SCALARS] = _scalars(context, tokens, joint, head)
-    return replace_power(StageTables(numbers, np.array(packer.layout, dtype=np.int64)), power)
+    _set_power(numbers, power)
+    return StageTables(numbers, np.array(packer.layout, dtype=np.int64))
 
 
 def retime_stage(
@@ -100,6 +101,11 @@ def retime_stage(
 def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
     """Return the tables with another power model."""
     numbers = tables.numbers.copy()
+    _set_power(numbers, power)
+    return tables._replace(numbers=numbers)
+
+
+def _set_power(numbers: Floats, power: PowerModel) -> None:
     numbers[at.ACTIVE_W : at.RANGE_W + 1] = (
         power.active_w,
         power.compute_w,
@@ -108,7 +114,6 @@ def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
         power.token_j,
         power.range_w,
     )
-    return tables._replace(numbers=numbers)
 
 
 def _scalars(context: StageContext, tokens: OperatorTable, joint: OperatorTable | None, head: OperatorTable) -> Floats:

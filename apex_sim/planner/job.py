@@ -23,7 +23,7 @@ from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
 from apex_sim.planner.bounds.plan_bound import Seen, plan_bounds
 from apex_sim.planner.bounds.seen import head_of, seen_in
-from apex_sim.planner.bounds.solo import SoloTimes, solo_times
+from apex_sim.planner.bounds.solo import SoloTimes, shared_prefix_tokens, solo_times
 from apex_sim.planner.evaluation import Evaluation, capacity_per_s, costs_of, evaluate
 from apex_sim.planner.space import Refusal
 from apex_sim.planner.study import Study
@@ -77,6 +77,7 @@ class Bench:
         self._study = study
         self._compiled: OrderedDict[Shape, CompiledShape] = OrderedDict()
         self._solo: dict[Shape, SoloTimes] = {}
+        self._shared_tokens = shared_prefix_tokens(study.workload.requests)
 
     def __getstate__(self) -> Study:
         """Send the question to another process, not what was made of it."""
@@ -127,7 +128,7 @@ class Bench:
 
     def _solo_of(self, shape: Shape, compiled: CompiledPlan) -> SoloTimes:
         if shape not in self._solo:
-            self._solo[shape] = solo_times(compiled[shape][1], self._study.workload.requests)
+            self._solo[shape] = solo_times(compiled[shape][1], self._study.workload.requests, self._shared_tokens)
             while len(self._solo) > _MOST_SHAPES:
                 del self._solo[next(iter(self._solo))]
         return self._solo[shape]

@@ -208,7 +208,8 @@ class Strategy:
         if self.best is None:
             return False
         mine, others = self._choices[index], self._choices[self.best]
-        return sum(mine.get(name) != others.get(name) for name in {**mine, **others}) == 1
+        different = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
+        return len(different) == 1
 
     def _is_promising(self, index: int) -> bool:
         """Whether a plan did about as well as the best on the first requests."""

@@ -7,7 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from apex_sim.files import StrictModel
+from apex_sim.plan.shape import Placement
 from apex_sim.plan.speculation import Speculation, make_speculation
+
+
+def _packed() -> list[Placement]:
+    return ["packed"]
 
 
 class LoadEntry(StrictModel):
@@ -42,7 +47,7 @@ class SpaceEntry(StrictModel):
     splits: Literal["balanced", "ends"] = Field(
         default="balanced", description='"ends": also with up to two layers fewer on the first and on the last stage'
     )
-    placement: list[Literal["packed", "spread"]] = Field(default_factory=lambda: ["packed"], min_length=1)
+    placement: list[Placement] = Field(default_factory=_packed, min_length=1)
     clock_frac: list[float] = Field(default_factory=lambda: [1.0], min_length=1)
     policies: list[str] = Field(default_factory=list)
     max_num_seqs: list[int] = Field(default_factory=list)

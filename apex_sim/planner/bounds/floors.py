@@ -19,12 +19,12 @@ import numpy as np
 
 from apex_sim.cost import step_tables as at
 from apex_sim.cost.decode_table import DecodeTable
-from apex_sim.cost.look_up import DENSE_TOKENS, TILE_TOKENS
+from apex_sim.cost.look_up import COARSE_TOKENS, DENSE_TOKENS, TILE_TOKENS, TILED_TOKENS
 from apex_sim.cost.operator_table import OperatorTable
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.prefill_table import PrefillTable, uniform_work
 from apex_sim.cost.step_batch import Window
-from apex_sim.cost.step_model import StageModel
+from apex_sim.cost.step_model import StageModel, knots
 
 #: What rounding may take from a sum of floats.
 SLACK_FRAC: Final = 1e-9
@@ -155,11 +155,10 @@ def _all_lines(own: _Staircase, joint: _Staircase | None, n_ranks: int, factor: 
 
 
 def token_knots(n: int) -> Floats:
-    """Return the token counts of a table with `n` rows from one token on: the inverse of `look_up.locate`."""
-    index = np.arange(1, n + 1)
-    tile, place = np.divmod(index - DENSE_TOKENS - 1, 3)
-    offset = np.choose(np.clip(place, 0, 2), [1, TILE_TOKENS - 1, TILE_TOKENS])
-    return np.where(index <= DENSE_TOKENS, index, DENSE_TOKENS + tile * TILE_TOKENS + offset).astype(np.float64)
+    """Return the token counts of a table with `n` rows from one token on."""
+    most = n if n <= DENSE_TOKENS else min(DENSE_TOKENS + (n - DENSE_TOKENS) * TILE_TOKENS // 3, TILED_TOKENS)
+    beyond = max(0, n - len(knots(TILED_TOKENS)) + 1)
+    return knots(most + beyond * COARSE_TOKENS)[1:]
 
 
 def _lower_lines(n: Floats, value_s: Floats) -> list[Line]:

@@ -48,12 +48,16 @@ class SoloTimes:
     idle_w: float
 
 
-def solo_times(step_model: StepModel, requests: Requests) -> SoloTimes:
-    """Return the bounds of every request on one instance of the step model's shape."""
+def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArray) -> SoloTimes:
+    """Return the bounds of every request on one instance of the step model's shape.
+
+    `shared_tokens` : as of `shared_prefix_tokens`, what a prefix cache may save.
+    """
     shape = step_model.shape
     longest = int((requests.prompt_tokens + requests.output_tokens).max())
-    stages = [stage_floors(stage, longest) for stage in step_model.stages]
-    new = requests.prompt_tokens - cacheable_tokens(shape, requests)
+    floors = {id(stage.tables): stage_floors(stage, longest) for stage in step_model.stages}  # many stages are alike
+    stages = [floors[id(stage.tables)] for stage in step_model.stages]
+    new = requests.prompt_tokens - (shared_tokens if shape.scheduler.prefix_cache else 0)
     work = _Work(requests.prompt_tokens, new, requests.output_tokens - 1, requests.output_tokens, shape)
     host = shape.preset.host
     waits_for_host = shape.pp == 1 and not shape.scheduler.async_scheduling
@@ -162,12 +166,12 @@ def _keys_read(prompt_tokens: IntArray, n_decode_tokens: IntArray, window: Windo
     return _pairs(prompt_tokens + n_decode_tokens, window) - _pairs(prompt_tokens, window)
 
 
-def cacheable_tokens(shape: Shape, requests: Requests) -> IntArray:
-    """Return how many tokens of each prompt a prefix cache could hold: those that another prompt begins with too.
+def shared_prefix_tokens(requests: Requests) -> IntArray:
+    """Return how many tokens of each prompt another prompt begins with too, all but one at most.
 
-    At least one token is always computed.
+    That many a prefix cache could hold; at least one token is always computed.
     """
-    if not shape.scheduler.prefix_cache or requests.prefix_hashes is None or requests.hash_block_tokens is None:
+    if requests.prefix_hashes is None or requests.hash_block_tokens is None:
         return np.zeros_like(requests.prompt_tokens)
     counts = Counter(block for row in range(requests.n) for block in set(requests.full_blocks(row)))
     shared = np.zeros_like(requests.prompt_tokens)
