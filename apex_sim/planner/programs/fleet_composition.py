@@ -15,7 +15,7 @@ from apex_sim.planner.programs.shape_option import ShapeOption, undominated
 from apex_sim.planner.programs.solvers import Outcome, Solver, SolverError, Status, minimise, relative_gap, solver
 
 #: By which part a load may exceed its instances before the solver's answer is refused.
-LOAD_TOLERANCE_FRAC: Final = 1e-6
+LOAD_TOLERANCE_FRAC: Final = 1e-5
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,15 @@ from apex_sim.planner.programs.shape_option import ShapeOption
 
 
 @dataclass(frozen=True, slots=True)
+class Excess:
+    """By how much a soft limit is exceeded: `variable` times `unit`; `weight` makes it relative to the limit."""
+
+    variable: Any
+    unit: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class FleetProgram:
     """The program with its variables.
 
@@ -32,14 +41,14 @@ class FleetProgram:
     counts : one integer variable per option.
     most : the largest value of each.
     shares : (option, class) to the part of the class that the option serves.
-    extras : soft limit (such as "usd_per_h", or "devices h100-sxm") to the variable of its excess, and the limit.
+    extras : soft limit (such as "usd_per_h", or "devices h100-sxm") to its excess.
     """
 
     problem: Any
     counts: list[Any]
     most: list[int]
     shares: dict[tuple[int, int], Any]
-    extras: dict[str, tuple[Any, float]]
+    extras: dict[str, Excess]
 
 
 def fleet_program(
@@ -121,22 +130,24 @@ def _limit(
     for name in scales:
         limit = getattr(limits, name)
         if limit is not None:
-            excess = _excess(program, name, limit) if name in soft else 0
-            problem += amount(program, options, demand, name) <= limit + excess
+            unit = limit or 1.0  # rows about 1, so that the solver's absolute tolerance is a relative one
+            excess = _excess(program, name, unit, 1.0) if name in soft else 0
+            problem += amount(program, options, demand, name) * (1 / unit) <= limit / unit + excess
     devices = sorted({option.device for option in options} | set(limits.devices or ()))
     for device in devices if limits.devices is not None else ():
         there = (limits.devices or {}).get(device, 0)
         pairs = zip(options, program.counts, strict=True)
         held = pulp.lpSum(option.n_devices * count for option, count in pairs if option.device == device)
-        more = _excess(program, f"devices {device}", there) if "devices" in soft else 0
+        weight = 1 / there if there else 1.0
+        more = _excess(program, f"devices {device}", 1.0, weight) if "devices" in soft else 0
         if not limits.use_all_devices:
             problem += held <= there + more
         else:
-            idle = _excess(program, f"idle {device}", there) if "idle" in soft else 0
+            idle = _excess(program, f"idle {device}", 1.0, weight) if "idle" in soft else 0
             problem += held + idle == there + more
 
 
-def _excess(program: FleetProgram, name: str, limit: float) -> Any:
+def _excess(program: FleetProgram, name: str, unit: float, weight: float) -> Any:
     variable = program.problem.add_variable(f"more_{len(program.extras)}", 0)
-    program.extras[name] = (variable, limit)
+    program.extras[name] = Excess(variable, unit, weight)
     return variable

@@ -91,15 +91,14 @@ def _least_excess(
     program = fleet_program(options, demand, limits, soft=soft)
     if not program.extras:
         return (), True
-    weighed = [(excess, limit if len(soft) > 1 and limit > 0 else 1.0) for excess, limit in program.extras.values()]
     problem = program.problem
-    problem += pulp.lpSum(excess / scale for excess, scale in weighed)
+    problem += pulp.lpSum(e.variable * (e.weight if len(soft) > 1 else 1.0) for e in program.extras.values())
     try:
         status = minimise(problem, by).status
     except SolverTimeOutError:
         return (), False
     if status == "infeasible":
         return (), True
-    found = [(name, float(excess.value()), limit) for name, (excess, limit) in program.extras.items()]
-    much = (Missing(name, value) for name, value, limit in found if value > 1e3 * ROW_TOLERANCE * max(limit, 1.0))
+    found = [(name, float(excess.variable.value()), excess.unit) for name, excess in program.extras.items()]
+    much = (Missing(name, value * unit) for name, value, unit in found if value > 10 * ROW_TOLERANCE)
     return tuple(much), status == "optimal"

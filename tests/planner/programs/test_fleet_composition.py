@@ -214,7 +214,10 @@ def test_two_shortages_at_once_are_told_together() -> None:
 
 
 def test_a_shortage_without_time_to_prove_it_says_so() -> None:
-    shortage = shortage_of([GPU], Demand((4.0, 2.0)), Limits(usd_per_h=13.0), Solver("HiGHS", 0.0, 0.0))
+    random = np.random.default_rng(5)
+    capacities = [tuple(row) for row in random.uniform(0.5, 9.0, (12, 3)).tolist()]
+    options = [ShapeOption(f"s{s}", "h100-sxm", 1 + s % 4, 3.0 + s, 700.0, k) for s, k in enumerate(capacities)]
+    shortage = shortage_of(options, Demand((40.0, 21.0, 9.0)), Limits(usd_per_h=5.0), Solver("HiGHS", 0.0, 0.0))
     assert (shortage.alone, shortage.together, shortage.proven) == ((), (), False)
     assert str(shortage).endswith("though not proven the least in the time given, would be unknown")
 

@@ -79,6 +79,20 @@ def test_a_gap_that_was_allowed_is_carried(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("factor", "constant"), [(1e-9, 0.0), (1e6, 0.0), (1.0, 500.0)])
+def test_neither_unit_nor_constant_of_the_objective_matters(name: str, factor: float, constant: float) -> None:
+    plain = minimise(_knapsack(), Solver(name, None, 0.0))
+    problem = _knapsack()
+    problem.setObjective(problem.objective * factor + constant)
+    other = minimise(problem, Solver(name, None, 0.0))
+    assert other.objective == pytest.approx(plain.objective * factor + constant, rel=1e-9)
+    assert other.bound == pytest.approx(other.objective, rel=1e-6)
+    rough = minimise(problem, Solver(name, None, 0.5))
+    assert rough.bound <= other.objective * (1 + 1e-9)
+    assert relative_gap(rough.objective, rough.bound) <= 0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_infeasible_program_is_an_outcome(name: str) -> None:
     problem = _knapsack()
     problem += problem.variables()[0] >= 51
