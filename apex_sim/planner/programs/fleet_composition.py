@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from apex_sim.errors import InputError
 from apex_sim.planner.programs.fleet_limits import Demand, Limits, Objective, check_options
-from apex_sim.planner.programs.fleet_program import FleetProgram, amount, fleet_program
+from apex_sim.planner.programs.fleet_program import FleetProgram, amount, write_program
 from apex_sim.planner.programs.fleet_shortage import InfeasibleFleetError, refuse_unserved, shortage_of
 from apex_sim.planner.programs.shape_option import ShapeOption, undominated
 from apex_sim.planner.programs.solvers import Outcome, Solver, SolverError, Status, minimise, relative_gap, solver
@@ -81,7 +81,7 @@ def best_composition(
     check_options(options, demand)
     refuse_unserved(options, demand)
     kept = undominated(options, use_all_devices=limits.use_all_devices)
-    program = fleet_program(kept, demand, limits)
+    program = write_program(kept, demand, limits)
     problem = program.problem
     problem += amount(program, kept, demand, objective)
     outcome = minimise(problem, by)
@@ -120,7 +120,7 @@ def k_best(
     limits, by = limits or Limits(), by or solver()
     check_options(options, demand)
     refuse_unserved(options, demand)
-    program = fleet_program(options, demand, limits, spare=k - 1)
+    program = write_program(options, demand, limits, spare=k - 1)
     problem = program.problem
     problem += amount(program, options, demand, objective)
     found: list[Composition] = []

@@ -51,7 +51,7 @@ class FleetProgram:
     extras: dict[str, Excess]
 
 
-def fleet_program(
+def write_program(
     options: Sequence[ShapeOption],
     demand: Demand,
     limits: Limits,

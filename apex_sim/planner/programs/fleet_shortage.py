@@ -8,11 +8,11 @@ from typing import Final
 
 from apex_sim.errors import NoAnswerError
 from apex_sim.planner.programs.fleet_limits import Demand, Limits
-from apex_sim.planner.programs.fleet_program import fleet_program
+from apex_sim.planner.programs.fleet_program import write_program
 from apex_sim.planner.programs.shape_option import ShapeOption
 from apex_sim.planner.programs.solvers import ROW_TOLERANCE, Solver, SolverTimeOutError, minimise
 
-#: What may be too little, in the words of `fleet_program`'s soft limits.
+#: What may be too little, in the words of `write_program`'s soft limits.
 RESOURCES: Final = ("devices", "n_devices", "usd_per_h", "power_w", "mean_loss", "idle")
 
 
@@ -88,7 +88,7 @@ def _least_excess(
     """Return by how much the soft limits must at least be exceeded, empty if that alone is not enough; is it proven?"""
     import pulp
 
-    program = fleet_program(options, demand, limits, soft=soft)
+    program = write_program(options, demand, limits, soft=soft)
     if not program.extras:
         return (), True
     problem = program.problem
