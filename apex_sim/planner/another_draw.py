@@ -38,11 +38,11 @@ def offered_rate_per_s(workload: Workload, where: str) -> float:
     """
     rate_per_s = workload.requests.rate_per_s
     if workload.load.kind != "trace" or not rate_per_s:
-        kind = workload.load.kind if workload.load.kind != "trace" else "burst"
+        closed = f"a load of kind {workload.load.kind!r} has no arrival rate"
         raise UnsupportedError(
-            f"a {kind} load has no arrival rate that could be raised",
+            closed if workload.load.kind != "trace" else "all requests arrive at once, so that there is no rate",
             where=where,
-            remedy="use a Poisson, fixed-rate or trace load (--rate states one), or ask search with more users",
+            remedy="use a Poisson, fixed-rate or trace load (--rate states one), or search with other numbers of users",
         )
     return workload.rate_per_s or rate_per_s
 
