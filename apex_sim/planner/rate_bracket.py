@@ -9,17 +9,15 @@ from typing import Final
 
 from apex_sim.fleet.compiled_plan import CompiledPlan
 from apex_sim.plan.plan import Plan
-from apex_sim.planner.another_draw import at_rate, longer_draw
+from apex_sim.planner.another_draw import at_rate
 from apex_sim.planner.study import Study
-from apex_sim.planner.trial import Trial, try_plan
+from apex_sim.planner.trial import Trial, try_decided
 from apex_sim.workload.workload import Workload
 
 #: Rates that are asked first, over the estimated capacity: a limit may also fail where the rate is low (a cost).
 _FIRST: Final = tuple(2.0**power for power in range(-6, 2))
 #: Where the search for a rate that fails, or keeps, gives up.
 _MOST, _LEAST = 64.0, 2.0**-14
-#: How many times as long a draw may become while its run is too short to tell whether the backlog grows.
-_MOST_LONGER: Final = 16
 #: How often an end of the interval is moved until all draws agree on it.
 _N_MOVES: Final = 40
 
@@ -50,21 +48,11 @@ class RateBracket:
         """Return whether `draw` keeps everything at this rate."""
         key = draw, rate_per_s
         if key not in self.found:
-            trial = self._try(draw, rate_per_s)
+            study = replace(self.study, workload=at_rate(self.draws[draw], rate_per_s))
+            trial = try_decided(study, self.plan, self.compiled, draw)
             keeps, verdict = self._judge(trial)
-            self.found[key] = Judgement(rate_per_s, draw, keeps, verdict, trial.stability.steady is None)
+            self.found[key] = Judgement(rate_per_s, draw, keeps, verdict, trial.too_short)
         return self.found[key].keeps
-
-    def _try(self, draw: int, rate_per_s: float) -> Trial:
-        """Return the run at this rate, on a longer load where the draw's own is too short to judge."""
-        workload, factor = at_rate(self.draws[draw], rate_per_s), 1
-        while True:
-            study = replace(self.study, workload=longer_draw(workload, factor, draw) if factor > 1 else workload)
-            trial = try_plan(study, self.plan, self.compiled)
-            may_go_on = workload.seed is not None and factor < _MOST_LONGER
-            if trial.stability.steady is not None or not may_go_on:
-                return trial
-            factor *= 2
 
     def _judge(self, trial: Trial) -> tuple[bool, str]:
         if self.share_frac is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from apex_sim.errors import UnknownNameError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
@@ -14,11 +15,15 @@ from apex_sim.metrics.definitions import Metrics
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.metrics.summary import summarise
 from apex_sim.plan.plan import Plan
+from apex_sim.planner.another_draw import longer_draw
 from apex_sim.planner.evaluation import cost_model_of
 from apex_sim.planner.ranking import is_answer
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.calibration.profile_support import require_near_users
+
+#: How many times as long a load may become while its run is too short to judge.
+_MOST_LONGER: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,14 @@ class Trial:
             problems.insert(0, self.stability.reason)
         if self.metrics["n_rejected"]:
             problems.append(f"{self.metrics['n_rejected']:.0f} requests are refused")
+        if self.too_short and not problems:
+            return "keeps every limit, in a run too short to tell whether it keeps up"
         return "; ".join(problems) or "keeps every limit"
+
+    @property
+    def too_short(self) -> bool:
+        """Whether the run of an open load ends before it is clear that its backlog does not grow."""
+        return self.stability.steady is None and self.stability.offered_load_frac is not None
 
 
 def compile_of(study: Study, plan: Plan) -> CompiledPlan:
@@ -74,6 +86,26 @@ def try_plan(study: Study, plan: Plan, compiled: CompiledPlan | None = None) -> 
     if study.profile and study.workload.load.concurrency is None:
         require_near_users(study.profile, run.mean_users)
     return judge_run(study, run, compiled)
+
+
+def try_decided(study: Study, plan: Plan, compiled: CompiledPlan | None = None, draw: int = 0) -> Trial:
+    """Simulate `plan`, on a longer load where the study's is drawn and too short to tell whether the backlog grows.
+
+    Parameters
+    ----------
+    draw : number of the load among other draws, so that no two go on alike.
+
+    Raises
+    ------
+    InfeasiblePlanError, UnsupportedError : as `try_plan`.
+    """
+    compiled, factor = compiled or compile_of(study, plan), 1
+    trial = try_plan(study, plan, compiled)
+    while trial.too_short and study.workload.seed is not None and factor < _MOST_LONGER:
+        factor *= 2
+        longer = replace(study, workload=longer_draw(study.workload, factor, draw))
+        trial = try_plan(longer, plan, compiled)
+    return trial
 
 
 def judge_run(study: Study, run: FleetRun, compiled: CompiledPlan) -> Trial:

@@ -60,10 +60,11 @@ class Pressure:
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """How device time splits, and what the largest part of busy time is."""
+    """How device time splits, and what the largest part of busy time is; `has_stages` if a pipeline adds bubbles."""
 
     split_frac: Mapping[str, float]
     pressure: Pressure
+    has_stages: bool = False
 
     @property
     def bound(self) -> str:
@@ -78,7 +79,8 @@ class Bottleneck:
         share = f"{self.split_frac[self.bound] / busy:.0%} of busy time"
         text = f"Bound by {_WORDS[self.bound]} ({share})"
         if idle > 0.5:
-            text += f"; devices idle {idle:.0%} of the time, so that the load rather than the plan sets the throughput"
+            why = "bubbles of the pipeline included" if self.has_stages else "for want of requests"
+            text += f"; devices idle {idle:.0%} of the time, {why}"
         return f"{text}."
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def bottleneck_of(trial: Trial, compiled: CompiledPlan) -> Bottleneck:
             for name, seconds in _stage_split(instance, stage, model, trial).items():
                 spent[name] += seconds * stage.n_devices
     total = sum(spent.values())
-    return Bottleneck({name: seconds / total if total else 0.0 for name, seconds in spent.items()}, _pressure(trial))
+    split = {name: seconds / total if total else 0.0 for name, seconds in spent.items()}
+    return Bottleneck(split, _pressure(trial), any(shape.pp > 1 for shape in compiled))
 
 
 def _stage_split(instance: InstanceRun, stage: StageRun, model: StageModel, trial: Trial) -> dict[str, float]:

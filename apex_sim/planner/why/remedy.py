@@ -23,7 +23,7 @@ from apex_sim.plan.shape import SchedulerSettings, Shape
 from apex_sim.planner.capacity import highest_rate
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study
-from apex_sim.planner.trial import try_plan
+from apex_sim.planner.trial import try_decided
 from apex_sim.truth.calibration.profile_support import require_same_server
 
 #: How much a change disturbs, the least first.
@@ -91,7 +91,7 @@ def _try(study: Study, change: Change) -> Tried:
     try:
         if study.profile:
             require_same_server(study.profile, [shape for shape, _ in change.plan.instances], study.model.name)
-        trial = try_plan(replace(study, cluster=change.cluster), change.plan)
+        trial = try_decided(replace(study, cluster=change.cluster), change.plan)
     except (InfeasiblePlanError, UnsupportedError) as error:
         verdict, keeps, metrics = f"cannot run: {error}", False, None
     else:
