@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apex_sim.cli import run_flags
-from apex_sim.cli.chosen_plans import PLAN, chosen_plans, leaders_option
+from apex_sim.cli.plan_flags import PLAN, chosen_plans, leaders_option
 from apex_sim.cli.output import print_columns, print_json, print_wrapped, progress_bar
 from apex_sim.cli.study_flags import StudyCommand, study_of, with_study_flags
 from apex_sim.cli.values import PositiveNumber
@@ -52,13 +52,13 @@ def sensitivity_command(
     STUDY and flags as in 'apex-sim search'. The leading plans are simulated again with one input changed at a time:
     traffic, lengths, prices, speeds of the device and its links, host time, memory, limits.
     """
-    from apex_sim.planner.sensitivity import sensitivity
+    from apex_sim.planner.sensitivity import sensitivities
     from apex_sim.report.document import SCHEMA_VERSION, json_safe, study_document
 
     question = study_of(study, flags)
     plans = chosen_plans(question, labels, leaders, jobs)
     with progress_bar("Changing inputs") as progress:
-        found = sensitivity(question, plans, factor=1 + change, progress=progress)
+        found = sensitivities(question, plans, factor=1 + change, progress=progress)
     if as_json:
         document = {
             "schema_version": SCHEMA_VERSION,

@@ -58,7 +58,7 @@ class Sensitivity:
         return {**asdict(self), "flips": self.flips}
 
 
-def sensitivity(
+def sensitivities(
     study: Study,
     leaders: Sequence[Plan],
     *,

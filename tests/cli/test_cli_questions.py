@@ -94,7 +94,9 @@ def test_what_cannot_be_answered_is_said(arguments: tuple[str, ...], exit_code: 
 
 def examples() -> list[tuple[str, str]]:
     """Return command and output of each example of the page."""
-    blocks = re.findall(r"^```console\n\$ apex-sim (.*?)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```bash\napex-sim (.*?)\n```\n\n```text\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
     return [(command, output) for command, output in blocks]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from apex_sim.errors import InputError
 from apex_sim.planner.changed_input import elasticity
-from apex_sim.planner.sensitivity import Sensitivity, sensitivity
+from apex_sim.planner.sensitivity import Sensitivity, sensitivities
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study, make_study, merge
 from apex_sim.planner.trial import try_plan
@@ -27,7 +27,7 @@ def _study(changes: dict[str, Any] | None = None) -> Study:
 
 def _ask(changes: dict[str, Any] | None = None) -> dict[str, Sensitivity]:
     study = _study(changes)
-    return {each.input: each for each in sensitivity(study, enumerate_space(study).feasible)}
+    return {each.input: each for each in sensitivities(study, enumerate_space(study).feasible)}
 
 
 @cache
@@ -54,7 +54,7 @@ def test_every_input_of_a_study_is_asked() -> None:
         "limit ttft_p99_s",
     }
     closed = make_study({**BASE, "load": {"n_requests": 12, "concurrency": 4}}, "made-up", "made-up.toml")
-    names = [each.input for each in sensitivity(closed, enumerate_space(closed).feasible[:1])]
+    names = [each.input for each in sensitivities(closed, enumerate_space(closed).feasible[:1])]
     assert "users" in names
     assert "arrival rate" not in names
 
@@ -83,7 +83,7 @@ def test_a_limit_just_kept_flips_the_choice() -> None:
     reached = try_plan(study, best).metrics["ttft_p99_s"]
     assert reached is not None
     tight = _study({"slo": {"ttft_p99_s": reached * 1.01}})
-    found = {each.input: each for each in sensitivity(tight, [best])}
+    found = {each.input: each for each in sensitivities(tight, [best])}
     assert found["limit ttft_p99_s"].flips
     assert not found["limit ttft_p99_s"].down.keeps
     assert found["limit ttft_p99_s"].up.keeps
@@ -100,7 +100,7 @@ def test_choices_are_those_of_a_study_with_the_input_changed() -> None:
 
 def test_longer_requests_than_the_context_are_told_not_hidden() -> None:
     study = _study()
-    found = sensitivity(study, enumerate_space(study).feasible[:1], factor=40.0)
+    found = sensitivities(study, enumerate_space(study).feasible[:1], factor=40.0)
     lengths = next(each for each in found if each.input == "prompt lengths")
     assert lengths.up.plan == ""
     assert "context" in lengths.up.lost[0]
@@ -111,9 +111,9 @@ def test_longer_requests_than_the_context_are_told_not_hidden() -> None:
 def test_unusable_questions_are_refused() -> None:
     study = _study()
     with pytest.raises(InputError, match="no plan"):
-        sensitivity(study, [])
+        sensitivities(study, [])
     with pytest.raises(InputError, match="factor"):
-        sensitivity(study, enumerate_space(study).feasible, factor=1.0)
+        sensitivities(study, enumerate_space(study).feasible, factor=1.0)
 
 
 def test_elasticity_is_a_slope_of_logs() -> None:

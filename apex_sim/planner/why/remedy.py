@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from apex_sim.errors import InfeasiblePlanError, UnsupportedError
+from apex_sim.errors import InfeasiblePlanError, InputError
+from apex_sim.fleet.router import BLIND_ROUTERS, ROUTERS
 from apex_sim.hardware.cluster import MAX_DEVICES, Cluster
 from apex_sim.instance.policies import CACHING_POLICIES
 from apex_sim.metrics.definitions import Metrics
@@ -92,7 +93,7 @@ def _try(study: Study, change: Change) -> Tried:
         if study.profile:
             require_same_server(study.profile, [shape for shape, _ in change.plan.instances], study.model.name)
         trial = try_decided(replace(study, cluster=change.cluster), change.plan)
-    except (InfeasiblePlanError, UnsupportedError) as error:
+    except (InfeasiblePlanError, InputError) as error:
         verdict, keeps, metrics = f"cannot run: {error}", False, None
     else:
         verdict, keeps, metrics = trial.verdict, trial.keeps, trial.metrics
@@ -100,10 +101,11 @@ def _try(study: Study, change: Change) -> Tried:
 
 
 def _router(study: Study, plan: Plan) -> Iterator[Change]:
-    if plan.n_instances > 1 and plan.router == "round-robin":
-        yield Change(
-            "router", "router least-outstanding", replace(plan, router="least-outstanding"), study.cluster, 0.0
-        )
+    """Yield routers that look at the instances, where the plan's does not."""
+    if plan.n_instances > 1 and plan.router in BLIND_ROUTERS:
+        for name in ROUTERS:
+            if name not in BLIND_ROUTERS:
+                yield Change("router", f"router {name}", replace(plan, router=name), study.cluster, 0.0)
 
 
 def _scheduler(study: Study, plan: Plan) -> Iterator[Change]:
