@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from apex_sim.cli import run_flags
-from apex_sim.cli.plan_flags import PLAN, named_plans
 from apex_sim.cli.output import print_columns, print_json, print_wrapped
+from apex_sim.cli.plan_flags import PLAN, named_plans
 from apex_sim.cli.study_flags import StudyCommand, study_of, with_study_flags
 from apex_sim.cli.values import PositiveNumber
 from apex_sim.errors import NoAnswerError

@@ -114,6 +114,38 @@ def test_device_time_is_split_without_rest(case: str) -> None:
     )
 
 
+def test_prompts_in_the_cache_are_shorter_of_their_own_and_the_cache_is_worth_trying() -> None:
+    """Every prompt begins alike, so that all but the first find most of theirs."""
+    own_s, changes = {}, {}
+    for cached in (True, False):
+        study = _study({"scheduler": {"prefix_cache": cached}})
+        prompts = study.workload.requests.prompt_tokens.tolist()
+        hashes = tuple(tuple(range(n // 16)) for n in prompts)
+        requests = replace(study.workload.requests, prefix_hashes=hashes, hash_block_tokens=16)
+        study = replace(study, workload=replace(study.workload, requests=requests))
+        plan = _plan(study)
+        compiled = compile_of(study, plan)
+        trial = try_plan(study, plan, compiled)
+        delays = delays_of(study, trial, compiled)
+        assert sum(delays.first_s.values()) == pytest.approx(trial.run.requests.ttft_s)
+        own_s[cached] = delays.first_s["own_prompt"].mean()
+        changes[cached] = [each.words for each in changes_of(study, plan)]
+    assert own_s[True] < 0.7 * own_s[False]
+    assert "prefix cache on" in changes[False]
+    assert "prefix cache on" not in changes[True]
+
+
+def test_the_readable_engine_tells_the_same() -> None:
+    """Multi-level feedback is served by the reference; with one request at a time all queue orders are alike."""
+    load = {"n_requests": 4, "rate_per_s": 0.2}
+    orders = ("fcfs", "multi-level-feedback")
+    parts = [
+        explain(study, _plan(study)).parts_s["e2e"]
+        for study in (_study({"load": load, "scheduler": {"queue_order": order}}) for order in orders)
+    ]
+    assert parts[0] == pytest.approx(parts[1])
+
+
 def test_long_prompts_are_bound_by_arithmetic_and_long_outputs_by_memory() -> None:
     bounds = {}
     for name, prompt, output in (("prompts", 2000, 1), ("outputs", 8, 200)):
