@@ -82,8 +82,7 @@ def capacity_command(
     else:
         _print_capacities(question, found)
     if all(each.keeps_per_s is None for each in found):
-        reason = f": {found[0].judgements[0].verdict}" if found else ""
-        raise NoAnswerError(f"no plan keeps every limit at any rate{reason}")
+        raise NoAnswerError(f"no plan keeps every limit at any rate: {found[0].judgements[0].verdict}")
 
 
 def _print_capacities(study: Study, found: tuple[Capacity, ...]) -> None:
@@ -110,11 +109,10 @@ def _print_capacities(study: Study, found: tuple[Capacity, ...]) -> None:
     ]
     print_columns(columns, rows, right=columns[1:5])
     click.echo()
-    if found:
-        print_wrapped(
-            f"keeps: each of {found[0].n_draws} draws keeps every limit; fails: none does; {found[0].confidence}. "
-            f"saturates: closed form, without limits. The study offers {number(found[0].offered_per_s)} per second."
-        )
+    print_wrapped(
+        f"keeps: each of {found[0].n_draws} draws keeps every limit; fails: none does; {found[0].confidence}. "
+        f"saturates: closed form, without limits. The study offers {number(found[0].offered_per_s)} per second."
+    )
     for each in found:
         for note in each.notes:
             print_wrapped(f"{each.plan.label}: {note}.")

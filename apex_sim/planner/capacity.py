@@ -2,9 +2,9 @@
 
 The arrival rate is bracketed and halved, in logs, for each of several draws of the load; then all draws are asked at
 both ends.  The result is an interval: at its lower end every draw keeps all limits, at its upper end none does.  What
-n of n draws do, more than 0.05^(1/n) of all draws do, with 95 % confidence (Clopper and Pearson's one-sided bound);
-parts of a trace are no independent draws, and bear no such statement.  Without SLOs the limit is that the backlog does
-not grow.
+n of n draws do, more than 0.05^(1/n) of all draws do, with 95 % confidence: the tolerance bound of the smallest, or
+largest, of n thresholds (Wilks 1941).  Parts of a trace are no independent draws, and bear no such statement.  Without
+SLOs the limit is that the backlog does not grow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from apex_sim.errors import InputError
+from apex_sim.errors import InputError, NoAnswerError
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import offered_rate_per_s, other_draws
 from apex_sim.planner.rate_bracket import Judgement, RateBracket
@@ -175,13 +175,17 @@ def highest_rates(
 ) -> tuple[Capacity, ...]:
     """Return the highest rates of the study's `n_plans` best plans in that respect, the highest first.
 
-    All plans of the space are asked on one draw and coarsely, those that took the most on all draws; errors as in
-    `highest_rate`.
+    All plans of the space are asked on one draw and coarsely, those that took the most on all draws.
+
+    Raises
+    ------
+    NoAnswerError : no plan can run; else as `highest_rate`.
     """
-    coarse = [
-        highest_rate(study, plan, n_draws=1, ratio=_COARSE, share_frac=share_frac)
-        for plan in enumerate_space(study).feasible
-    ]
+    space = enumerate_space(study)
+    if not space.feasible:
+        reasons = "; ".join(f"{refusal.plan.label}: {refusal.reason}" for refusal in space.infeasible[:3])
+        raise NoAnswerError(f"no plan can run {study.model.name} on {study.cluster.name} ({reasons})")
+    coarse = [highest_rate(study, plan, n_draws=1, ratio=_COARSE, share_frac=share_frac) for plan in space.feasible]
     coarse.sort(key=lambda each: -(each.keeps_per_s or 0.0))
     fine = [highest_rate(study, each.plan, n_draws=n_draws, share_frac=share_frac) for each in coarse[:n_plans]]
     return tuple(sorted(fine, key=lambda each: -(each.keeps_per_s or 0.0)))

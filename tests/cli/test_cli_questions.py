@@ -84,6 +84,7 @@ def test_sensitivity_names_the_best_and_what_it_hangs_on() -> None:
         (("why", "quickstart", "--plan", "DP8 TP1 PP1 bf16"), 1, "GiB of weights"),
         (("capacity", *SMALL, "--concurrency", "4"), 2, "no arrival rate"),
         (("capacity", *SMALL, "--tp", "2", "--share", "0.9"), 2, "no limit that a single request can keep"),
+        (("capacity", "--model", "llama-3.1-405b", "--cluster", "1xl40s", "--workload", "chat"), 1, "no plan can run"),
         (("sensitivity", *SMALL, "--change", "0"), 2, "--change"),
         (("why", "--model", "llama-3.1-405b", "--cluster", "1xl40s", "--workload", "chat"), 1, "no plan can run"),
     ],
