@@ -12,13 +12,16 @@ import click
 
 from apex_sim import __version__
 from apex_sim.cli.calibrate import calibrate_command
+from apex_sim.cli.capacity import capacity_command
 from apex_sim.cli.hardware import hardware_group
 from apex_sim.cli.models import models_group
 from apex_sim.cli.profile import profile_command
 from apex_sim.cli.search import search_command
+from apex_sim.cli.sensitivity import sensitivity_command
 from apex_sim.cli.simulate import simulate_command
 from apex_sim.cli.space import space_command
 from apex_sim.cli.validate import validate_group
+from apex_sim.cli.why import why_command
 from apex_sim.cli.workloads import workloads_group
 from apex_sim.errors import ApexError
 
@@ -27,6 +30,8 @@ Examples:
   apex-sim search quickstart
   apex-sim search --model llama-3.1-8b --cluster 2xh100-sxm --workload chat
   apex-sim simulate quickstart --tp 4 --pp 1 --dp 2 --weight-dtype fp8
+  apex-sim why quickstart --rate 22
+  apex-sim capacity quickstart
   apex-sim hardware show h100-sxm
 
 \b
@@ -72,6 +77,9 @@ def commands() -> None:
 for _command in (
     search_command,
     simulate_command,
+    why_command,
+    capacity_command,
+    sensitivity_command,
     space_command,
     models_group,
     hardware_group,

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,13 @@ def print_columns(
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     stdout_console().print(table)
+
+
+def print_wrapped(text: str, indent: int = 0) -> None:
+    """Print a paragraph as wide as the terminal, 80 columns where stdout is none."""
+    margin = " " * indent
+    width = stdout_console().width
+    click.echo(textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False))
 
 
 def file_name(text: str) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apex_sim.cost.attention_launch import AttentionGroup, decode_launch, with_query_rows
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.bound import BOUNDS, compute_bound
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.operator_table import kernel_only
 from apex_sim.cost.parts import Floats
@@ -48,6 +49,12 @@ class DecodeTable:
     def scaled(self, factor: float) -> DecodeTable:
         """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
         return replace(self, prices_s=self.prices_s * kernel_only(factor, 3))
+
+    def bound(self, n_sequences: float, context_tokens: float) -> str:
+        """Return what bounds a launch of so many sequences with this mean context, at the nearest cell."""
+        row = int(np.clip(round(n_sequences), 1, len(self.prices_s))) - 1
+        column = int(np.abs(self.contexts - context_tokens).argmin())
+        return BOUNDS[0] if compute_bound(self.prices_s[row, column]) else BOUNDS[1]
 
 
 def tabulate_decode(

@@ -15,12 +15,17 @@ from apex_sim.cost.step_model import StageModel, StagePrice
 
 @dataclass(frozen=True, slots=True)
 class OperatorShare:
-    """What one operator took under one basis, in seconds of each device, and how much of that lies outside the data."""
+    """What one operator took under one basis, in seconds of each device, and how much of that lies outside the data.
+
+    `bounds_s` says what bound it, as in `apex_sim.cost.bound.BOUNDS`; None for attention and drafts, whose visits are
+    not counted by size.
+    """
 
     operator: str
     basis: Basis
     spent_s: float
     outside_s: float
+    bounds_s: tuple[float, float, float] | None = None
 
 
 class StageMeter:
@@ -105,7 +110,9 @@ class StageMeter:
         for table, visits in tables:
             spent = (table.kernel_s @ visits).tolist()
             outside = (np.where(table.in_range, 0.0, table.kernel_s) @ visits).tolist()
-            shares += [OperatorShare(*row) for row in zip(table.names, table.bases, spent, outside, strict=True)]
+            bounds = [(float(c), float(m), float(n)) for c, m, n in (table.bounds_s @ visits).T]
+            rows = zip(table.names, table.bases, spent, outside, bounds, strict=True)
+            shares += [OperatorShare(*row) for row in rows]
         attention_s = sum(self._prefill_s) + sum(self._decode_s)
         outside_frac = self._attention_outside_s / attention_s if attention_s else 0.0
         for index, (prefill, decode) in enumerate(self._stage.attention):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from apex_sim.cost.attention_launch import AttentionGroup, LaunchSizes, prefill_launch
 from apex_sim.cost.basis import Basis
+from apex_sim.cost.bound import BOUNDS, compute_bound
 from apex_sim.cost.context_parallel import ContextShards
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.forms.linear_attention import CHUNK_TOKENS, LinearHeads
@@ -86,6 +87,14 @@ class PrefillTable:
     def scaled(self, factor: float) -> PrefillTable:
         """Return the table with kernels that take `factor` times as long, at the same work and bytes."""
         return replace(self, prices_s=self.prices_s * kernel_only(factor, 3))
+
+    def bound(self, n_sequences: float, n_queries: float) -> str:
+        """Return what bounds a launch of so many new prompts of `n_queries` each, at the nearest cell."""
+        first_row = self.knots.first_row
+        i = int(np.abs(self.knots.sequences - n_sequences).argmin())
+        n_rows = int(np.append(first_row, len(self.prices_s))[i + 1] - first_row[i])
+        j = int(np.abs(self.knots.queries[:n_rows] - n_queries).argmin())
+        return BOUNDS[0] if compute_bound(self.prices_s[first_row[i] + j, 0]) else BOUNDS[1]
 
 
 def tabulate_prefill(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from apex_sim.metrics.definitions import METRICS, MetricDefinition
+from apex_sim.metrics.definitions import METRICS, MetricDefinition, Metrics
+from apex_sim.metrics.stability import Stability
 from apex_sim.planner.evaluation import Evaluation
 
 #: Metrics over which no plan of the Pareto front is beaten in all.
@@ -17,13 +18,32 @@ PARETO_METRICS: Final = (
 )
 
 
-def is_answer(evaluation: Evaluation) -> bool:
+class Judged(Protocol):
+    """What a plan is ranked by: an evaluation, or a trial without error bars."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Values by metric name."""
+
+    @property
+    def stability(self) -> Stability:
+        """Whether the plan kept up with the load."""
+
+    @property
+    def slo_violations(self) -> tuple[str, ...]:
+        """One sentence for each limit that it breaks."""
+
+
+AnyJudged = TypeVar("AnyJudged", bound=Judged)
+
+
+def is_answer(evaluation: Judged) -> bool:
     """Return whether the plan keeps up with the load, keeps all SLOs and serves every request."""
     rejected = evaluation.metrics["n_rejected"]
     return evaluation.stability.steady is not False and not evaluation.slo_violations and not rejected
 
 
-def rank(evaluations: Sequence[Evaluation], objective: MetricDefinition) -> list[Evaluation]:
+def rank(evaluations: Sequence[AnyJudged], objective: MetricDefinition) -> list[AnyJudged]:
     """Return the plans, best first: answers, then plans that miss an SLO or reject requests, then unsteady ones.
 
     Within a tier the objective decides; a plan for which it is undefined comes last; ties keep the given order.
@@ -31,13 +51,13 @@ def rank(evaluations: Sequence[Evaluation], objective: MetricDefinition) -> list
     return sorted(evaluations, key=lambda evaluation: (_tier(evaluation), _loss(evaluation, objective)))
 
 
-def _tier(evaluation: Evaluation) -> int:
+def _tier(evaluation: Judged) -> int:
     if evaluation.stability.steady is False:
         return 2
     return 0 if is_answer(evaluation) else 1
 
 
-def _loss(evaluation: Evaluation, objective: MetricDefinition) -> float:
+def _loss(evaluation: Judged, objective: MetricDefinition) -> float:
     return loss_of(evaluation.metrics[objective.name], objective)
 
 

@@ -60,7 +60,8 @@ def _operators(name: str, seconds: Floats) -> OperatorTable:
     totals = np.zeros((len(seconds), 4))
     totals[:, 0] = seconds
     inside = np.ones((1, len(seconds)), dtype=np.bool_)
-    return OperatorTable((name,), (Basis("toy", "none"),), seconds[None, :], inside, 0.0, 0.0, totals)
+    bounds = np.stack([seconds[None, :], np.zeros((1, len(seconds))), np.zeros((1, len(seconds)))])
+    return OperatorTable((name,), (Basis("toy", "none"),), seconds[None, :], inside, 0.0, 0.0, totals, bounds)
 
 
 def toy_stage(step_time: StepTime, max_num_seqs: int, max_num_batched_tokens: int, *, graphs: bool) -> StageModel:

@@ -1,0 +1,1 @@
+"""Why does a plan do as it does, and what would mend it?"""
