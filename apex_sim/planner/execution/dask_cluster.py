@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from apex_sim.errors import WorkerError
 from apex_sim.planner.execution.choice import n_usable_cores
-from apex_sim.planner.execution.dask_connection import connect, kill_workers, local_cluster
+from apex_sim.planner.execution.dask_connection import connect, local_cluster, stop
 from apex_sim.planner.execution.dask_worker import plugin, serve_item
 from apex_sim.planner.execution.executor import item_name, require_new, require_pending
 from apex_sim.planner.execution.message import Message, error_of, packed
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 #: How long a cluster may be without any worker, and how often that is looked at while there is nothing to take.
 _DESERTED_S: Final = 60.0
 _LOOK_S: Final = 5.0
-#: How long Dask may take to close what has nothing to do any more.
+#: How long a client may take to say goodbye.
 _CLOSE_S: Final = 10.0
 
 
@@ -212,9 +212,5 @@ class DaskCluster(Generic[Item, Result]):
                 self._client.unregister_worker_plugin(self._name)
             self._client.close(timeout=_CLOSE_S)
             return
-        kill_workers(self._cluster)
         self._client.close(timeout=_CLOSE_S)
-        try:
-            self._cluster.close(timeout=_CLOSE_S)
-        except TimeoutError:  # a worker that was just being replaced
-            kill_workers(self._cluster)
+        stop(self._cluster)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
+import threading
+from contextlib import suppress
 from typing import Any, Final
 
 from apex_sim.errors import InputError
 
 #: How long a scheduler may take to answer.
 _CONNECT_S: Final = 10.0
+#: How long Dask may take to close a cluster whose workers are killed, and how often they are.
+_CLOSE_S: Final = 60.0
+_AGAIN_S: Final = 0.1
 
 
 def connect(cluster: Any) -> Any:
@@ -48,13 +55,30 @@ def local_cluster(n_workers: int) -> Any:
         )
 
 
-def kill_workers(cluster: Any) -> None:
-    """End the worker processes of a local cluster at once: asked politely, they would finish their items."""
-    for nanny in cluster.workers.values():
-        nanny.auto_restart = False
-        process = getattr(getattr(nanny, "process", None), "process", None)
-        if process is not None:
-            process.kill()
+def stop(cluster: Any) -> None:
+    """Stop a local cluster at once: asked politely, its workers would finish their items, or start once more first."""
+    is_closed = threading.Event()
+    killer = threading.Thread(target=_kill_until, args=(cluster, is_closed), daemon=True)
+    killer.start()
+    try:
+        cluster.close(timeout=_CLOSE_S)
+    finally:
+        is_closed.set()
+        killer.join()
+
+
+def _kill_until(cluster: Any, is_closed: threading.Event) -> None:
+    """Kill worker processes, those too that Dask starts meanwhile in place of others."""
+    nannies = list(cluster.workers.values())
+    while True:
+        for nanny in nannies:
+            nanny.auto_restart = False
+            process = getattr(getattr(nanny, "process", None), "process", None)
+            if process is not None and process.is_alive():
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        if is_closed.wait(_AGAIN_S):
+            return
 
 
 def _distributed() -> Any:
