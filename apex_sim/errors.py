@@ -105,6 +105,24 @@ class OutsideEnvelopeError(InputError):
         return OutsideEnvelopeError, (self.what, self.reasons)
 
 
+class WorkerError(ApexError):
+    """An item of work that no worker brought to an end; `what` names the item, `events` what became of each try."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, events: Iterable[str], *, remedy: str = "") -> None:
+        self.what, self.events, self.remedy = what, tuple(events), remedy
+        tail = f". {remedy[0].upper()}{remedy[1:].rstrip('.')}." if remedy else ""
+        super().__init__(f"{what}: {'; then '.join(self.events)}{tail}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_worker_error, (self.what, self.events, self.remedy)
+
+
+def _rebuild_worker_error(what: str, events: tuple[str, ...], remedy: str) -> WorkerError:
+    return WorkerError(what, events, remedy=remedy)
+
+
 class NoAnswerError(ApexError):
     """A well-posed question whose answer is "none": no feasible plan, or none that meets the SLOs."""
 

@@ -1,0 +1,1 @@
+"""Who does the planner's work?  This process, processes of this machine, or a Dask cluster, with the same results."""
