@@ -5,14 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from apex_sim import __version__
 from apex_sim.errors import NoAnswerError, OutsideEnvelopeError
 from apex_sim.planner.certificate import Certificate, certify
+from apex_sim.planner.crew import Crew
 from apex_sim.planner.error_bars import Beats, beats_of, coin_tosses
 from apex_sim.planner.evaluation import Evaluation, cost_name_of
-from apex_sim.planner.job import Bench, Glimpse, Job
+from apex_sim.planner.job import Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, pareto_front, rank
 from apex_sim.planner.space import Refusal, Space, enumerate_space
 from apex_sim.planner.strategy import Effort, Strategy
@@ -105,6 +107,9 @@ def answer_study(
     reference: bool = False,
     strict: bool = False,
     effort: Effort | None = None,
+    dask: str | None = None,
+    store: Path | None = None,
+    item_timeout_s: float | None = None,
 ) -> SearchResult:
     """Search the study's space for its best plan, and say how far from the best possible it can be.
 
@@ -116,39 +121,54 @@ def answer_study(
     reference : run the readable engine instead of the compiled one.
     strict : refuse plans that lie outside of what measured servers back.
     effort : how far the search goes; spaces of some plans are simulated whole.
+    dask, store, item_timeout_s : as of `apex_sim.planner.crew.Crew`.
+
+    An interrupt (Ctrl-C) ends the search with the best plan so far.
 
     Raises
     ------
     OutsideEnvelopeError : `strict` leaves no plan.
-    InputError : the space is empty, or a request does not fit the model's context.
+    InputError : the space is empty, a request does not fit the model's context, or the store cannot be used.
+    KeyboardInterrupt : nothing had been simulated yet.
     """
     space = enumerate_space(study)
     strategy = Strategy(study, space, effort or Effort(), check=check, reference=reference)
-    bench, interrupted = Bench(study), False
+    with Crew(study, n_jobs=n_jobs, dask=dask, store=store, item_timeout_s=item_timeout_s) as crew:
+        interrupted = _search(strategy, crew, progress)
+        return _result(study, space, strategy, crew, strict=strict, interrupted=interrupted)
+
+
+def _search(strategy: Strategy, crew: Crew, progress: Progress | None) -> bool:
+    """Ask, do and tell until nothing is left; return whether the user stopped it."""
     n_done = 0
+    outcomes: list[tuple[Job, Outcome]] = []
     try:
         while jobs := strategy.ask():
             outcomes = []
-            for job in jobs:
-                outcomes.append(bench(job))
+            for outcome in crew.perform(jobs):
+                outcomes.append(outcome)
                 n_done += 1
                 if progress:
-                    progress(n_done, n_done + len(jobs) - len(outcomes))
+                    progress(n_done, n_done + len(jobs) - len(outcomes) + strategy.n_ahead(jobs))
             strategy.tell(outcomes)
     except KeyboardInterrupt:
-        interrupted = True
-    return _result(study, space, strategy, bench, strict=strict, interrupted=interrupted)
+        strategy.tell(outcomes)
+        if not strategy.evaluations:
+            raise
+        return True
+    return False
 
 
 def _result(
-    study: Study, space: Space, strategy: Strategy, bench: Bench, *, strict: bool, interrupted: bool
+    study: Study, space: Space, strategy: Strategy, crew: Crew, *, strict: bool, interrupted: bool
 ) -> SearchResult:
     evaluations, refusals = list(strategy.evaluations.values()), list(strategy.refusals.values())
     if strict:
         evaluations, outside = _inside(study, evaluations)
         refusals += outside
     ranked = rank(sorted(evaluations, key=lambda each: strategy.plans.index(each.plan)), study.objective)
-    ranked = _with_bars(bench, ranked, study)
+    if not interrupted:
+        ranked = _with_bars(crew, ranked, study)
     bars = ranked[0].intervals.get(study.objective.name) if ranked else None
     sampling_frac = bars.workload_frac if bars else None
     return SearchResult(
@@ -164,16 +184,13 @@ def _result(
     )
 
 
-def _with_bars(bench: Bench, ranked: list[Evaluation], study: Study) -> list[Evaluation]:
+def _with_bars(crew: Crew, ranked: list[Evaluation], study: Study) -> list[Evaluation]:
     """Return the plans, the first of them with error bars."""
     most = _MOST_BARS if study.workload.requests.n <= _MANY_REQUESTS else _FEW_BARS
-    with_bars: list[Evaluation] = []
-    for evaluation in ranked:
-        if evaluation.spread is None and evaluation.engine != "reference" and len(with_bars) < most:
-            outcome = bench(Job(evaluation.plan, None, bars=True))
-            evaluation = outcome if isinstance(outcome, Evaluation) else evaluation
-        with_bars.append(evaluation)
-    return with_bars
+    bare = [each for each in ranked[:most] if each.spread is None and each.engine != "reference"]
+    done = dict(crew.perform([Job(each.plan, None, bars=True) for each in bare]))
+    with_bars = {job.plan: outcome for job, outcome in done.items() if isinstance(outcome, Evaluation)}
+    return [with_bars.get(each.plan, each) for each in ranked]
 
 
 def _inside(study: Study, evaluations: list[Evaluation]) -> tuple[list[Evaluation], list[Refusal]]:

@@ -88,10 +88,10 @@ class Strategy:
             return [Job(self.plans[i], 0) for i in unbound]
         return self._look() or self._lead() or self._prove()
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         """Take what came of the jobs."""
-        for outcome in outcomes:
-            index = self._number[outcome.plan]
+        for job, outcome in outcomes:
+            index = self._number[job.plan]
             match outcome:
                 case Refusal():
                     self.refusals[index] = outcome
@@ -101,6 +101,14 @@ class Strategy:
                     self.glimpses[index] = outcome
         answers = [i for i, evaluation in self.evaluations.items() if is_answer(evaluation)]
         self.best = min(answers, key=lambda i: (self._whole_loss(i), i), default=None)
+
+    def n_ahead(self, jobs: Sequence[Job]) -> int:
+        """Return about how many jobs follow those that were asked for."""
+        if self.is_exhaustive:
+            return 0
+        n_whole = max(0, self._most_whole - len(self.evaluations))
+        n_glimpses = min(len(self.open_plans()), _ROUND * n_whole) if self._has_glimpses else 0
+        return n_whole + (n_glimpses if any(job.n_requests == 0 for job in jobs) else 0)
 
     def bound_loss(self, index: int) -> float:
         """Return the least loss that a plan may still have: its own if it was simulated, infinite if it is no answer.

@@ -11,13 +11,11 @@ from typing import Any, Final
 from apex_sim.errors import InputError
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.evaluation import Evaluation
+from apex_sim.planner.job import Glimpse, Outcome
 from apex_sim.planner.space import Refusal
 from apex_sim.planner.store.codec import MalformedError, decode, encode, fields_of
 
-#: A plan that was simulated, or one that its engine refused to go on with.
-Outcome = Evaluation | Refusal
-
-_KINDS: Final[dict[str, Any]] = {"evaluation": Evaluation, "refusal": Refusal}
+_KINDS: Final[dict[str, Any]] = {"evaluation": Evaluation, "glimpse": Glimpse, "refusal": Refusal}
 
 
 def encode_outcome(outcome: Outcome) -> str:
@@ -27,7 +25,7 @@ def encode_outcome(outcome: Outcome) -> str:
     ------
     TypeError : it holds something that its annotations do not say.
     """
-    kind = "evaluation" if isinstance(outcome, Evaluation) else "refusal"
+    kind = next(name for name, kind in _KINDS.items() if isinstance(outcome, kind))
     fields = {name: encode(getattr(outcome, name), hint) for name, hint in _fields(kind).items()}
     return json.dumps({"kind": kind, "fields": fields}, allow_nan=False, separators=(",", ":"))
 
@@ -42,7 +40,7 @@ def decode_outcome(text: str, plan: Plan, where: str) -> Outcome:
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(data, dict) or data.keys() != {"kind", "fields"} or data["kind"] not in _KINDS:
-            raise MalformedError("it is neither evaluation nor refusal")
+            raise MalformedError("it is neither evaluation, glimpse nor refusal")
         hints, given = _fields(data["kind"]), data["fields"]
         if not isinstance(given, dict) or given.keys() != hints.keys():
             raise MalformedError(f"it has not the fields of {data['kind']}")
