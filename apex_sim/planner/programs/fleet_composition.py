@@ -110,6 +110,7 @@ def k_best(
     Each vector of counts found is cut off by |n - found| >= 1 in at least one shape, written with two binaries per
     shape, so that all other vectors stay.  A count never needs to exceed what its shape could use by more than k - 1:
     beyond, k fleets with fewer of it are as good.  Dominated options stay in, as they make further fleets.
+    Where the solver may stop at a gap, or had to at its time limit, the order is right within the gaps stated.
 
     Raises
     ------
