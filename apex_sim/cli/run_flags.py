@@ -7,6 +7,8 @@ from typing import Final
 
 import click
 
+from apex_sim.cli.values import GapShare, PositiveNumber
+
 JOBS: Final = click.option(
     "--jobs", type=click.IntRange(min=1), metavar="N", help="Worker processes; else decided by the work at hand."
 )
@@ -25,3 +27,26 @@ OUT: Final = click.option(
 )
 NO_FILES: Final = click.option("--no-files", is_flag=True, help="Print only.")
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")
+GAP: Final = click.option(
+    "--gap",
+    type=GapShare(),
+    metavar="SHARE",
+    help="Go on until no plan can be better than the best found by more than this, such as 5%.",
+)
+EXHAUSTIVE: Final = click.option("--exhaustive", is_flag=True, help="Simulate every plan on the whole workload.")
+STORE: Final = click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep every outcome there: a killed search resumes, a second one is free.",
+)
+DASK: Final = click.option(
+    "--dask", metavar="ADDRESS", help="Work on a Dask cluster: tcp://host:8786, or local for processes here."
+)
+JOB_TIMEOUT: Final = click.option(
+    "--job-timeout",
+    "item_timeout_s",
+    type=PositiveNumber(),
+    metavar="S",
+    help="Replace a worker that takes longer for one simulation, and try again.",
+)

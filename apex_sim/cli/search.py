@@ -27,13 +27,19 @@ Examples:
   apex-sim search quickstart
   apex-sim search quickstart --rate 8 --slo ttft_p99_s=1
   apex-sim search --model llama-3.1-8b --cluster 2xh100-sxm --workload chat
+  apex-sim search quickstart --cells --max-num-seqs-of 64,256 --gap 2%
   apex-sim search my-study.toml --json | jq '.plans[0].plan.label'
 """
 
 
 @click.command("search", cls=StudyCommand, epilog=_EPILOG)
 @with_study_flags
+@run_flags.GAP
+@run_flags.EXHAUSTIVE
 @run_flags.JOBS
+@run_flags.DASK
+@run_flags.JOB_TIMEOUT
+@run_flags.STORE
 @run_flags.CHECK
 @run_flags.REFERENCE
 @run_flags.STRICT
@@ -42,7 +48,12 @@ Examples:
 @run_flags.JSON
 def search_command(
     study: str | None,
+    gap: float | None,
+    exhaustive: bool,
     jobs: int | None,
+    dask: str | None,
+    item_timeout_s: float | None,
+    store: Path | None,
     check: bool,
     reference: bool,
     strict: bool,
@@ -51,19 +62,36 @@ def search_command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Simulate every plan and rank them.
+    """Find the best plan, and say how far from the best possible it can be.
+
+    Small spaces are simulated whole. In larger ones bounds, the first requests and the whole workload decide in turn,
+    until no plan can be better by more than 5 %, or a tenth of the plans has been simulated whole.
 
     STUDY is a name of the catalogue (folder search/) or a TOML file. Flags override it; without it, --model, --cluster
     and --workload state the question. Files: report.html, plans.csv and result.json.
     """
     from apex_sim.planner.answer import answer_study
+    from apex_sim.planner.strategy import Effort
     from apex_sim.report.document import search_document
 
+    if exhaustive and gap is not None:
+        raise click.UsageError("--gap and --exhaustive exclude each other.")
     question = study_of(study, flags)
     default = DEFAULT_FOLDER / file_name(question.name)
     folder = choose_folder(out, no_files=no_files, as_json=as_json, default=default, names=_FILES)
     with progress_bar("Simulating plans") as progress:
-        result = answer_study(question, n_jobs=jobs, progress=progress, check=check, reference=reference, strict=strict)
+        result = answer_study(
+            question,
+            n_jobs=jobs,
+            progress=progress,
+            check=check,
+            reference=reference,
+            strict=strict,
+            effort=Effort(gap_frac=gap, exhaustive=exhaustive),
+            dask=dask,
+            store=store,
+            item_timeout_s=item_timeout_s,
+        )
     document = search_document(result)
     if folder:
         from apex_sim.report.csv_text import search_csv

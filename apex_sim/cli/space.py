@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from apex_sim.planner.space import Space
     from apex_sim.planner.study import Study
 
+#: Plans of each table that are printed; --json has them all.
+_MAX_ROWS: Final = 40
 _EPILOG = """\b
 Examples:
   apex-sim space quickstart
@@ -27,7 +29,8 @@ Examples:
 def space_command(study: str | None, as_json: bool, **flags: Any) -> None:
     """List the plans of a study without simulating them.
 
-    STUDY and flags as in 'apex-sim search'. For each plan that can run, KV is what all its instances together can
+    STUDY and flags as in 'apex-sim search'. First how many plans have which value in each dimension, and which rule
+    took out how many. For each plan that can run, KV is what all its instances together can
     hold; for each that cannot, the reason.
     """
     from apex_sim.planner.space import enumerate_space
@@ -43,7 +46,7 @@ def space_command(study: str | None, as_json: bool, **flags: Any) -> None:
 
 def _document(study: Study, space: Space) -> dict[str, Any]:
     from apex_sim.plan.memory import instance_memory
-    from apex_sim.report.document import SCHEMA_VERSION
+    from apex_sim.report.document import SCHEMA_VERSION, engines_of_plan
 
     feasible = []
     for plan in space.feasible:
@@ -54,6 +57,7 @@ def _document(study: Study, space: Space) -> dict[str, Any]:
         feasible.append(
             {
                 "plan": plan.as_dict(),
+                "engines": engines_of_plan(study, plan),
                 "kv_tokens": sum(memory.kv_tokens * n for memory, n in memories),
                 "kv_tokens_per_instance": min(memory.kv_tokens for memory, _ in memories),
                 "memory": min((memory for memory, _ in memories), key=lambda memory: memory.kv_tokens).as_dict(),
@@ -68,6 +72,10 @@ def _document(study: Study, space: Space) -> dict[str, Any]:
         "n_enumerated": space.n_enumerated,
         "n_feasible": len(space.feasible),
         "n_infeasible": len(space.infeasible),
+        "n_alike": space.n_alike,
+        "dimensions": space.counts(),
+        "pruned": space.pruned(),
+        "contradictions": dict(space.contradictions),
         "feasible": feasible,
         "infeasible": [{"plan": refusal.plan.as_dict(), "reason": refusal.reason} for refusal in space.infeasible],
     }
@@ -75,7 +83,9 @@ def _document(study: Study, space: Space) -> dict[str, Any]:
 
 def _print_tables(document: dict[str, Any]) -> None:
     click.echo(f"{document['model']} on {document['cluster']}: {document['n_enumerated']} plans\n")
-    if document["feasible"]:
+    _print_counts(document)
+    shown = document["feasible"][:_MAX_ROWS]
+    if shown:
         rows = [
             (
                 entry["plan"]["label"],
@@ -83,11 +93,36 @@ def _print_tables(document: dict[str, Any]) -> None:
                 f"{entry['kv_tokens']:,}",
                 f"{entry['memory']['weight_bytes'] / 2**30:.1f} GiB",
             )
-            for entry in document["feasible"]
+            for entry in shown
         ]
         columns = ("can run", "KV tokens, instance", "KV tokens, plan", "weights, device")
         print_columns(columns, rows, right=columns[1:])
+    _print_rest(len(document["feasible"]))
     if document["infeasible"]:
         click.echo()
-        refused = [(entry["plan"]["label"], entry["reason"]) for entry in document["infeasible"]]
+        refused = [(entry["plan"]["label"], entry["reason"]) for entry in document["infeasible"][:_MAX_ROWS]]
         print_columns(("refused", "reason"), refused)
+        _print_rest(len(document["infeasible"]))
+
+
+def _print_rest(n: int) -> None:
+    if n > _MAX_ROWS:
+        click.echo(f"... and {n - _MAX_ROWS} more: --json has them all")
+
+
+def _print_counts(document: dict[str, Any]) -> None:
+    """Print how many plans have which value in each dimension, and what each rule took out."""
+    rows = [
+        (dimension.replace("_", " "), ", ".join(f"{value} ({n})" for value, n in values.items()))
+        for dimension, values in document["dimensions"].items()
+    ]
+    if rows:
+        print_columns(("dimension", "values (plans that can run)"), rows)
+        click.echo()
+    if document["pruned"]:
+        print_columns(
+            ("plans", "pruned because"), [(str(n), rule) for rule, n in document["pruned"].items()], right=("plans",)
+        )
+        click.echo()
+    for problem, n in document["contradictions"].items():
+        click.echo(f"{n} combinations of knobs make no shape: {problem}\n")

@@ -193,3 +193,16 @@ def limits_by_metric(
 
 def _refuse(problem: str, ctx: click.Context, param: click.Parameter) -> NoReturn:
     raise click.BadParameter(problem, ctx=ctx, param=param)
+
+
+class GapShare(_Value):
+    """A share from 0, as in "5%" or "0.05"."""
+
+    name = "share"
+
+    def read(self, text: str) -> float:
+        """Return the share."""
+        number = text.strip().removesuffix("%")
+        if not _is_number(number) or not 0.0 <= float(number) < math.inf:
+            raise ValueError(f"{text[:40]!r} is no share; write 5% or 0.05.")
+        return float(number) / (100.0 if text.strip().endswith("%") else 1.0)

@@ -10,11 +10,15 @@ from apex_sim.plan.shape import Shape
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """(shape, count) pairs behind a router; `routing` holds the shares of a router that needs them."""
+    """(shape, count) pairs behind a router; `routing` holds the shares of a router that needs them.
+
+    `note` tells the plan from others of the same cells, as in "seats 64, budget 2048".
+    """
 
     instances: tuple[tuple[Shape, int], ...]
     router: str = "round-robin"
     routing: Routing | None = None
+    note: str = ""
 
     @property
     def n_instances(self) -> int:
@@ -33,7 +37,12 @@ class Plan:
     @property
     def label(self) -> str:
         """Short name for tables, such as "DP2 TP4 PP1 bf16"."""
-        return " + ".join(f"DP{count} {shape.label}" for shape, count in self.instances)
+        devices = {shape.device for shape, _ in self.instances}
+        names = [
+            f"DP{count} {shape.label}{f' on {shape.device}' if len(devices) > 1 else ''}"
+            for shape, count in self.instances
+        ]
+        return " + ".join(names) + (f", {self.note}" if self.note else "")
 
     def expand(self) -> list[Shape]:
         """Return the shape of each instance, in order."""

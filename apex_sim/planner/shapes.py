@@ -14,7 +14,6 @@ import numpy as np
 from apex_sim.errors import InputError
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.instance.policies import CACHING_POLICIES
-from apex_sim.model.cells import MoeCell
 from apex_sim.plan.kv_layout import layout_of
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
@@ -133,9 +132,9 @@ def _ffn_cells(study: Study, attention: CellParallelism, n_devices: int) -> list
     """Return how FFN and experts may be mapped: by the engine's habit, or with separate cells in every way."""
     space = study.space
     if space.ep is not None or not space.cells:
-        ep = attention.attention_dp > 1 if space.ep is None else space.ep
+        ep = attention.attention_dp > 1 and not study.model.is_dense if space.ep is None else space.ep
         return [CellParallelism(ep=n_devices) if ep and n_devices > 1 else CellParallelism(tp=n_devices)]
-    if not any(isinstance(layer.ffn, MoeCell) for layer in study.model.layers):
+    if study.model.is_dense:
         return [CellParallelism(tp=n_devices)]
     return [CellParallelism(tp=n_devices // ep, ep=ep) for ep in range(1, n_devices + 1) if n_devices % ep == 0]
 
@@ -200,13 +199,15 @@ def _shape(
         expert_imbalance=scheduler.expert_imbalance,
         where=f"study {study.name}, table [scheduler]",
     )
-    settings = replace(settings, prefix_cache=_caches_prefixes(study, scheduler, settings, attention.tp))
+    settings = replace(settings, prefix_cache=_caches_prefixes(study, scheduler, settings, attention))
     return Shape(
         pool.device.name, stages, precision, settings, study.preset, clock_frac=clock_frac, placement=placement
     )
 
 
-def _caches_prefixes(study: Study, scheduler: SchedulerEntry, settings: SchedulerSettings, tp: int) -> bool:
+def _caches_prefixes(
+    study: Study, scheduler: SchedulerEntry, settings: SchedulerSettings, cells: CellParallelism
+) -> bool:
     """Return whether an instance caches prefixes: as the study says, else as the engine does where that is built.
 
     Raises
@@ -222,8 +223,9 @@ def _caches_prefixes(study: Study, scheduler: SchedulerEntry, settings: Schedule
                 remedy="use preset vllm-1 or leave it out",
             )
         return scheduler.prefix_cache
-    layout = layout_of(study.model, settings.block_size_tokens, study.preset.frees_windows, tp)
-    whole = unit_tokens is not None and unit_tokens % settings.block_size_tokens == 0
+    block_size_tokens = settings.block_size_tokens * cells.cp
+    layout = layout_of(study.model, block_size_tokens, study.preset.frees_windows, cells.tp)
+    whole = unit_tokens is not None and unit_tokens % block_size_tokens == 0
     return study.preset.caches_prefixes and has_policy and whole and layout.n_lists == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations_with_replacement
 from typing import Any, Final
 
@@ -174,6 +174,43 @@ def _require_sense(study: Study, contradictions: Counter[str]) -> None:
 def _plans(study: Study, contradictions: Counter[str]) -> Iterator[tuple[Plan, Choice]]:
     """Yield every plan with what was chosen in each dimension."""
     routers = study.space.routers or [study.space.router]
+    listed = _listed_knobs(study)
+    for plan, choice in _bare_plans(study, contradictions, routers):
+        named = dict(choice)
+        texts = [f"{text} {_word(named[name])}" for name, text in listed.items() if name in named]
+        yield replace(plan, note=", ".join(texts)), choice
+
+
+def _listed_knobs(study: Study) -> dict[str, str]:
+    """Return the dimensions that no plan's cells show and of which the study lists several, with their short names."""
+    space = study.space
+    lists: dict[str, Sequence[Any]] = {
+        "policy": space.policies,
+        "max_num_seqs": space.max_num_seqs,
+        "max_num_batched_tokens": space.max_num_batched_tokens,
+        "prefix_cache": space.prefix_cache,
+        "n_draft_tokens": space.n_draft_tokens,
+        "router": space.routers,
+    }
+    names = {
+        "policy": "policy",
+        "max_num_seqs": "seats",
+        "max_num_batched_tokens": "budget",
+        "prefix_cache": "prefix cache",
+        "n_draft_tokens": "drafts",
+        "router": "router",
+    }
+    found = {name: names[name] for name, values in lists.items() if len(set(values)) > 1}
+    several_devices = len(study.cluster.pools) > 1
+    return {**found, **({"device": "on"} if several_devices and study.space.n_shapes == 1 else {})}
+
+
+def _word(value: object) -> str:
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _bare_plans(study: Study, contradictions: Counter[str], routers: Sequence[str]) -> Iterator[tuple[Plan, Choice]]:
+    """Yield the plans without what tells apart those of the same cells."""
     by_pool = [(pool, list(shapes_of(study, pool, contradictions))) for pool in study.cluster.pools]
     for router in dict.fromkeys(routers):
         named: Choice = (("router", router),)

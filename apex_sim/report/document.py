@@ -7,8 +7,11 @@ from dataclasses import asdict, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
+from apex_sim.plan.engines import ENGINES, engines_of
+from apex_sim.plan.plan import Plan
 from apex_sim.planner.answer import SearchResult
 from apex_sim.planner.evaluation import Evaluation
+from apex_sim.planner.job import Glimpse
 from apex_sim.planner.simulation import Simulation
 from apex_sim.planner.study import Study
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Raised when a key of a document changes its meaning or goes away.
 SCHEMA_VERSION: Final = 1
+
+#: Plans not simulated whole that a document names.
+MAX_GLIMPSES: Final = 1000
 
 Document = dict[str, Any]
 
@@ -32,6 +38,7 @@ def search_document(result: SearchResult) -> Document:
             {
                 "rank": rank,
                 "plan": evaluation.plan.as_dict(),
+                "engines": engines_of_plan(result.study, evaluation.plan),
                 **evaluation_document(evaluation),
                 "beats": beats,
                 "coin_toss_with_best": evaluation.plan.label in tosses,
@@ -41,9 +48,29 @@ def search_document(result: SearchResult) -> Document:
         "infeasible": [{"plan": r.plan.as_dict(), "reason": r.reason} for r in result.infeasible],
         "pareto": [evaluation.plan.label for evaluation in result.pareto],
         "certificate": asdict(result.certificate),
+        "not_simulated": [_glimpse_document(result, glimpse) for glimpse in result.glimpses[:MAX_GLIMPSES]],
+        "interrupted": result.interrupted,
         "provenance": asdict(result.provenance),
     }
     return json_safe(document)  # type: ignore[no-any-return]
+
+
+def engines_of_plan(study: Study, plan: Plan) -> list[str]:
+    """Return the engines that can run every shape of a plan today."""
+    by_shape = [engines_of(study.model, shape) for shape, _ in plan.instances]
+    return [engine for engine in ENGINES if all(engine in engines for engines in by_shape)]
+
+
+def _glimpse_document(result: SearchResult, glimpse: Glimpse) -> Document:
+    """Return what is known of a plan that was not simulated whole."""
+    name = result.study.objective.name
+    return {
+        "label": glimpse.plan.label,
+        "bound": glimpse.bounds.get(name),
+        "n_requests": glimpse.n_requests,
+        "estimate": glimpse.estimates.get(name),
+        "breaks": list(glimpse.breaks),
+    }
 
 
 def simulation_document(simulation: Simulation) -> Document:

@@ -18,6 +18,7 @@ from apex_sim.planner.answer import Provenance, SearchResult
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation
 from apex_sim.planner.study import Study
+from apex_sim.report.certificate_text import certificate_sentences
 from apex_sim.report.document import breakdown_shares, study_document
 from apex_sim.report.headline import FOOTNOTES, envelope_sentences, search_headline, simulation_headline, verdict
 from apex_sim.report.interval_text import interval_lines, interval_rows
@@ -194,13 +195,7 @@ def _tiles(study: Study, evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _completeness(result: SearchResult) -> str:
-    certificate = result.certificate
-    looked_at = counted(certificate.n_enumerated, "plan")
-    pruned = f", {certificate.n_pruned} pruned by bounds" if certificate.n_pruned else ""
-    return (
-        f"{looked_at} looked at: {certificate.n_simulated} simulated on the whole workload{pruned}, "
-        f"{len(result.infeasible)} cannot run."
-    )
+    return " ".join(certificate_sentences(result))
 
 
 def _rows(result: SearchResult) -> list[Values]:

@@ -16,6 +16,7 @@ from apex_sim.metrics.definitions import LATENCIES, STATISTICS
 from apex_sim.planner.answer import Provenance, SearchResult
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.simulation import Simulation
+from apex_sim.report.certificate_text import certificate_sentences
 from apex_sim.report.document import breakdown_shares
 from apex_sim.report.headline import (
     FOOTNOTES,
@@ -58,6 +59,11 @@ def print_search(result: SearchResult, console: Console) -> None:
     if result.plans:
         console.print()
         _print_ranking(result, console)
+    if result.plans:
+        console.print()
+        _print_text("How complete this is", console, "bold")
+        for sentence in certificate_sentences(result):
+            _print_indented(sentence, console)
     if result.infeasible:
         console.print()
         _print_infeasible(result, console)
