@@ -7,15 +7,21 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from apex_sim.errors import InfeasiblePlanError, InputError, UnknownNameError, WorkerError
+from apex_sim.planner.evaluation import evaluate
 from apex_sim.planner.execution.choice import WORKER_START_S, make_executor
 from apex_sim.planner.execution.in_process import InProcess
 from apex_sim.planner.execution.processes import Processes
+from apex_sim.planner.space import enumerate_space
+from apex_sim.planner.store.outcome import encode_outcome
+from apex_sim.planner.study import load_study
 
 Make = Callable[..., Any]
 
@@ -255,6 +261,20 @@ def lives(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_a_study_has_the_same_outcomes_whoever_evaluates_it(make_workers: Make) -> None:
+    study = load_study("quickstart", {"load": {"n_requests": 20}})
+    plans = enumerate_space(study).feasible[:3]
+
+    def texts(executor: Any) -> dict[int, str]:
+        with executor:
+            for number, plan in enumerate(plans):
+                executor.submit(number, plan)
+            return {n: encode_outcome(replace(outcome, cpu_s=0.0)) for n, outcome in taken(executor).items()}
+
+    work = partial(evaluate, study)
+    assert texts(make_workers(work)) == texts(InProcess(work))
 
 
 def test_the_work_is_sent_to_each_worker_once() -> None:
