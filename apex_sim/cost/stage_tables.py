@@ -14,7 +14,7 @@ from apex_sim.cost.parts import Floats
 from apex_sim.cost.power import PowerModel
 from apex_sim.cost.prefill_table import KEY_RATIOS, PrefillTable
 from apex_sim.cost.stage_context import StageContext
-from apex_sim.cost.step_tables import StageTables
+from apex_sim.cost.step_tables import Ints, StageTables
 from apex_sim.cost.swap import swap_block_s
 
 #: Longer than any context.
@@ -57,6 +57,21 @@ def tabulate_stage(
 
     `joint` is what attention ranks do together, if there are several, `spread_s` how much the experts' time varies.
     """
+    scalars = _scalars(context, tokens, joint, head)
+    _set_power(scalars, power)
+
+    def pack() -> tuple[Floats, Ints]:
+        return _packed(context, tokens, head, attention, classes, joint, spread_s)
+
+    return StageTables(scalars, pack)
+
+
+def _packed(
+    context: StageContext, tokens: OperatorTable, head: OperatorTable,
+    attention: Sequence[tuple[PrefillTable, DecodeTable]], classes: Sequence[int], joint: OperatorTable | None,
+    spread_s: Floats | None,
+) -> tuple[Floats, Ints]:  # fmt: skip
+    """Return the tables end to end behind room for the scalars, and their layout."""
     shape, ranks = context.shape, context.shape.preset.ranks
     graphs, packer = shape.preset.graphs, _Packer(at.N_SCALARS, at.N_HEADER)
     largest = (
@@ -82,27 +97,23 @@ def tabulate_stage(
     header[at.GROUPS_AT] = packer.add_whole([value for group in groups for value in group])
     for position, value in header.items():
         packer.layout[position] = value
-    numbers = np.concatenate(packer.numbers)
-    numbers[: at.N_SCALARS] = _scalars(context, tokens, joint, head)
-    _set_power(numbers, power)
-    return StageTables(numbers, np.array(packer.layout, dtype=np.int64))
+    return np.concatenate(packer.numbers), np.array(packer.layout, dtype=np.int64)
 
 
 def retime_stage(
     tables: StageTables, context: StageContext, tokens: OperatorTable, head: OperatorTable, joint: OperatorTable | None
 ) -> StageTables:
     """Return the tables under the launches and the slowdown of prompts of another `context`; arguments as above."""
-    numbers, scalars = tables.numbers.copy(), _scalars(context, tokens, joint, head)
-    scalars[at.ACTIVE_W : at.RANGE_W + 1] = numbers[at.ACTIVE_W : at.RANGE_W + 1]
-    numbers[: at.N_SCALARS] = scalars
-    return tables._replace(numbers=numbers)
+    scalars = _scalars(context, tokens, joint, head)
+    scalars[at.ACTIVE_W : at.RANGE_W + 1] = tables.scalars[at.ACTIVE_W : at.RANGE_W + 1]
+    return tables.with_scalars(scalars)
 
 
 def replace_power(tables: StageTables, power: PowerModel) -> StageTables:
     """Return the tables with another power model."""
-    numbers = tables.numbers.copy()
-    _set_power(numbers, power)
-    return tables._replace(numbers=numbers)
+    scalars = tables.scalars.copy()
+    _set_power(scalars, power)
+    return tables.with_scalars(scalars)
 
 
 def _set_power(numbers: Floats, power: PowerModel) -> None:

@@ -225,8 +225,8 @@ def _draft_cost(
     follow = _stage_model(context, windows)
     share_frac = draft.n_layers / model.n_layers
     for tables in (first.tables, follow.tables):  # energy of a token through the whole model, layer by layer
-        tables.numbers[at.MODEL_SHARE_FRAC] *= share_frac
-        tables.numbers[at.BETWEEN_STEPS_S] = 0.0  # the model's own step has waited
+        tables.scalars[at.MODEL_SHARE_FRAC] *= share_frac
+        tables.scalars[at.BETWEEN_STEPS_S] = 0.0  # the model's own step has waited
     n_next = speculation.n_draft_tokens - 1
     return DraftCost(draft.name, first.tables, follow.tables, n_next, len(first.attention))
 

@@ -5,7 +5,8 @@ Compiled code takes each array by itself: a structure of thirty arrays costs it 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,48 @@ from apex_sim.cost.parts import Floats
 Ints = NDArray[np.int64]
 
 
-class StageTables(NamedTuple):
-    """Tables of one stage: numbers, and where in them each table begins and how long its axes are."""
+class StageTables:
+    """Tables of one stage: `numbers`, and in `layout` where in them each table begins and how long its axes are.
 
-    numbers: Floats
-    layout: Ints
+    `pack` puts them end to end when a step is first priced: who asks for bounds needs the scalars only.
+    """
+
+    __slots__ = ("_layout", "_numbers", "_pack", "_scalars")
+
+    def __init__(self, scalars: Floats, pack: Callable[[], tuple[Floats, Ints]]) -> None:
+        self._scalars, self._pack = scalars, pack
+        self._numbers: Floats | None = None
+        self._layout: Ints | None = None
+
+    @property
+    def scalars(self) -> Floats:
+        """The first `N_SCALARS` of the numbers."""
+        return self._scalars if self._numbers is None else self._numbers[:N_SCALARS]
+
+    @property
+    def numbers(self) -> Floats:
+        """All numbers, end to end."""
+        if self._numbers is None:
+            numbers, self._layout = self._pack()
+            numbers[:N_SCALARS] = self._scalars
+            self._numbers = numbers
+            del self._pack
+        return self._numbers
+
+    @property
+    def layout(self) -> Ints:
+        """Where each table begins."""
+        if self._layout is None:
+            _ = self.numbers
+        assert self._layout is not None
+        return self._layout
+
+    def with_scalars(self, scalars: Floats) -> StageTables:
+        """Return the same tables behind other scalars."""
+        if self._numbers is None:
+            return StageTables(scalars, self._pack)
+        numbers, layout = self._numbers, self.layout
+        return StageTables(scalars, lambda: (numbers.copy(), layout))
 
 
 # --- positions in `numbers`; tables follow ----------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Glimpse:
     bounds : by metric, what no simulation of the whole workload can beat.
     estimates : metrics of the run of the first requests; empty without one.
     breaks : limits of the study that the plan breaks for certain, one sentence each.
-    load_frac : offered rate over the estimated capacity; None where there is no rate.
+    load_frac : offered rate over the estimated capacity; None where there is no rate, or nothing was simulated.
     """
 
     plan: Plan
@@ -110,7 +110,7 @@ class Bench:
             estimates, seen = summarise(run, study.cluster, study.slo), seen_in(run.requests, workload)
         shapes = [(self._solo_of(shape, compiled), count) for shape, count in plan.instances]
         bounds = plan_bounds(shapes, workload, plan_usd_per_h(plan, study.cluster), seen)
-        rate_per_s = workload.requests.rate_per_s if workload.load.kind == "trace" else None
+        rate_per_s = workload.requests.rate_per_s if n_requests and workload.load.kind == "trace" else None
         load_frac = rate_per_s / capacity_per_s(study, plan, compiled) if rate_per_s else None
         cpu_s = time.process_time() - started
         return Glimpse(plan, n_requests, bounds, estimates, tuple(broken(study, bounds)), load_frac, cpu_s)

@@ -29,7 +29,7 @@ from apex_sim.cost.step_model import StageModel, knots
 #: What rounding may take from a sum of floats.
 SLACK_FRAC: Final = 1e-9
 #: Ratio of neighbouring context lengths at which decode attention's floor is evaluated.
-_KEY_RATIO: Final = 1.02
+_KEY_RATIO: Final = 1.04
 
 #: (seconds a step, seconds a token): a line below the floor of every step.
 Line = tuple[float, float]
@@ -66,7 +66,7 @@ class StageFloors:
 
 def stage_floors(stage: StageModel, max_context_tokens: int) -> StageFloors:
     """Return the floors of a compiled stage for requests of up to `max_context_tokens`."""
-    numbers, n_ranks = stage.tables.numbers, stage.context.shape.attention_dp
+    numbers, n_ranks = stage.tables.scalars, stage.context.shape.attention_dp
     factor = _least_factor(numbers)
     tokens, head = _Staircase.of_tokens(stage.tokens), stage.head.totals_s[1:, 0]
     joint = _Staircase.of_tokens(stage.joint) if stage.joint else None
@@ -233,7 +233,7 @@ def _pair_s(table: PrefillTable) -> float:
 
 def _token_j(stage: StageModel) -> float:
     """Return the least energy of a token beyond active power, of each device, where the power limit leaves it."""
-    numbers, totals = stage.tables.numbers, stage.tokens.totals_s[1:]
+    numbers, totals = stage.tables.scalars, stage.tokens.totals_s[1:]
     sizes = token_knots(len(totals))
     work_j = (
         totals[:, 1] * numbers[at.COMPUTE_W]

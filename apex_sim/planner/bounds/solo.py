@@ -55,7 +55,8 @@ def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArra
     """
     shape = step_model.shape
     longest = int((requests.prompt_tokens + requests.output_tokens).max())
-    floors = {id(stage.tables): stage_floors(stage, longest) for stage in step_model.stages}  # many stages are alike
+    alike = {id(stage.tables): stage for stage in step_model.stages}
+    floors = {number: stage_floors(stage, longest) for number, stage in alike.items()}
     stages = [floors[id(stage.tables)] for stage in step_model.stages]
     new = requests.prompt_tokens - (shared_tokens if shape.scheduler.prefix_cache else 0)
     work = _Work(requests.prompt_tokens, new, requests.output_tokens - 1, requests.output_tokens, shape)
