@@ -40,6 +40,7 @@ Examples:
 @run_flags.DASK
 @run_flags.JOB_TIMEOUT
 @run_flags.STORE
+@run_flags.LOG_JOBS
 @run_flags.CHECK
 @run_flags.REFERENCE
 @run_flags.STRICT
@@ -54,6 +55,7 @@ def search_command(
     dask: str | None,
     item_timeout_s: float | None,
     store: Path | None,
+    log_jobs: bool,
     check: bool,
     reference: bool,
     strict: bool,
@@ -91,6 +93,7 @@ def search_command(
             dask=dask,
             store=store,
             item_timeout_s=item_timeout_s,
+            log=_log if log_jobs and store else None,
         )
     document = search_document(result)
     if folder:
@@ -109,3 +112,7 @@ def search_command(
         click.echo(f"Wrote {', '.join(_FILES)} to {folder}", err=True)
     if result.problem:
         raise NoAnswerError(result.problem)
+
+
+def _log(text: str) -> None:
+    click.echo(f"apex-sim: {text}", err=True)

@@ -45,6 +45,23 @@ def locate(n_tokens: int) -> tuple[int, float]:
     return knot + 1, (rest - 1) / (TILE_TOKENS - 2)
 
 
+def knots(max_tokens: int) -> Floats:
+    """Return the token counts that a table holds, from 0 to at least `max_tokens`.
+
+    Examples
+    --------
+    >>> [int(n) for n in knots(34000)[[7, 1024, 1025, 1026, 1027, 2512, 2513]]]
+    [7, 1024, 1025, 1087, 1088, 32768, 34816]
+    """
+    dense = np.arange(min(max_tokens, DENSE_TOKENS) + 1, dtype=np.float64)
+    if max_tokens <= DENSE_TOKENS:
+        return dense
+    edges = np.arange(DENSE_TOKENS, min(max_tokens, TILED_TOKENS), TILE_TOKENS, dtype=np.float64)
+    sparse = [edges + 1, edges + TILE_TOKENS - 1, edges + TILE_TOKENS]
+    coarse = np.arange(TILED_TOKENS, max_tokens, COARSE_TOKENS, dtype=np.float64) + COARSE_TOKENS
+    return np.concatenate([dense, np.stack(sparse, axis=1).ravel(), coarse])
+
+
 @inner
 def knot_of(numbers: Floats, first: int, n_knots: int, value: float) -> int:
     """Return the index of the knot at or below `value` among `n_knots` ascending ones, at most the last but one."""

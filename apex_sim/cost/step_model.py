@@ -19,7 +19,7 @@ from apex_sim.cost.cost_model import CostModel
 from apex_sim.cost.decode_line import price_line
 from apex_sim.cost.decode_table import DecodeTable
 from apex_sim.cost.draft_cost import DraftCost
-from apex_sim.cost.look_up import COARSE_TOKENS, DENSE_TOKENS, TILE_TOKENS, TILED_TOKENS, locate
+from apex_sim.cost.look_up import knots, locate
 from apex_sim.cost.lowered_clock import LoweredClock
 from apex_sim.cost.operator_table import OperatorTable, tabulate_operators
 from apex_sim.cost.operators import (
@@ -229,23 +229,6 @@ def _draft_cost(
         tables.scalars[at.BETWEEN_STEPS_S] = 0.0  # the model's own step has waited
     n_next = speculation.n_draft_tokens - 1
     return DraftCost(draft.name, first.tables, follow.tables, n_next, len(first.attention))
-
-
-def knots(max_tokens: int) -> Floats:
-    """Return the token counts that a table holds, from 0 to at least `max_tokens`.
-
-    Examples
-    --------
-    >>> [int(n) for n in knots(34000)[[7, 1024, 1025, 1026, 1027, 2512, 2513]]]
-    [7, 1024, 1025, 1087, 1088, 32768, 34816]
-    """
-    dense = np.arange(min(max_tokens, DENSE_TOKENS) + 1, dtype=np.float64)
-    if max_tokens <= DENSE_TOKENS:
-        return dense
-    edges = np.arange(DENSE_TOKENS, min(max_tokens, TILED_TOKENS), TILE_TOKENS, dtype=np.float64)
-    sparse = [edges + 1, edges + TILE_TOKENS - 1, edges + TILE_TOKENS]
-    coarse = np.arange(TILED_TOKENS, max_tokens, COARSE_TOKENS, dtype=np.float64) + COARSE_TOKENS
-    return np.concatenate([dense, np.stack(sparse, axis=1).ravel(), coarse])
 
 
 def _stage_models(contexts: Sequence[StageContext], windows: tuple[Window, ...]) -> tuple[StageModel, ...]:

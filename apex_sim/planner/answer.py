@@ -110,6 +110,7 @@ def answer_study(
     dask: str | None = None,
     store: Path | None = None,
     item_timeout_s: float | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> SearchResult:
     """Search the study's space for its best plan, and say how far from the best possible it can be.
 
@@ -121,7 +122,7 @@ def answer_study(
     reference : run the readable engine instead of the compiled one.
     strict : refuse plans that lie outside of what measured servers back.
     effort : how far the search goes; spaces of some plans are simulated whole.
-    dask, store, item_timeout_s : as of `apex_sim.planner.crew.Crew`.
+    dask, store, item_timeout_s, log : as of `apex_sim.planner.crew.Crew`.
 
     An interrupt (Ctrl-C) ends the search with the best plan so far.
 
@@ -133,7 +134,7 @@ def answer_study(
     """
     space = enumerate_space(study)
     strategy = Strategy(study, space, effort or Effort(), check=check, reference=reference)
-    with Crew(study, n_jobs=n_jobs, dask=dask, store=store, item_timeout_s=item_timeout_s) as crew:
+    with Crew(study, n_jobs=n_jobs, dask=dask, store=store, item_timeout_s=item_timeout_s, log=log) as crew:
         interrupted = _search(strategy, crew, progress)
         return _result(study, space, strategy, crew, strict=strict, interrupted=interrupted)
 

@@ -7,7 +7,8 @@ workers are worth their start.  Each outcome is stored as soon as it is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -51,6 +52,7 @@ class Crew:
     dask : "local" or the address of a Dask scheduler.
     store : file that outcomes are kept in; None keeps none.
     item_timeout_s : a worker that takes longer for one job is replaced; None waits.
+    log : told "evaluating KEY" and "committed KEY" as jobs are begun and stored.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class Crew:
         dask: str | None = None,
         store: Path | None = None,
         item_timeout_s: float | None = None,
+        log: Callable[[str], object] | None = None,
     ) -> None:
         self.bench = Bench(study)
         self.n_found = 0
@@ -74,6 +77,7 @@ class Crew:
         self._store = None if store is None else self._stack.enter_context(StudyStore(store))
         self._question = "" if store is None else question_key(study)
         self._n_submitted = 0
+        self._log = log
 
     def __enter__(self) -> Self:
         """Return the crew."""
@@ -100,6 +104,7 @@ class Crew:
         for job, outcome in self._done(left):
             if self._store:
                 self._store.put(keys[job], encode_outcome(outcome))
+                self._say("committed", [job])
             yield job, outcome
 
     def _done(self, jobs: list[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -107,6 +112,7 @@ class Crew:
             return
         if self._executor is None and self._dask is None:
             started = time.process_time()
+            self._say("evaluating", jobs[:1])
             yield jobs[0], self.bench(jobs[0])
             jobs = jobs[1:]
             self._engage((time.process_time() - started) * len(jobs))
@@ -114,16 +120,25 @@ class Crew:
             self._engage(0.0)
         executor = self._executor
         if executor is None:
-            yield from ((job, self.bench(job)) for job in jobs)
+            for job in jobs:
+                self._say("evaluating", [job])
+                yield job, self.bench(job)
             return
-        bundles: dict[int, Bundle] = {}
-        for bundle in _bundles(jobs):
-            bundles[self._n_submitted] = bundle
-            executor.submit(self._n_submitted, bundle)
-            self._n_submitted += 1
-        for _ in range(len(bundles)):
+        bundles, waiting = dict[int, Bundle](), deque(_bundles(jobs))
+        while waiting or bundles:
+            while waiting and len(bundles) < executor.n_workers:  # what is lost with this process is what is under way
+                bundle = waiting.popleft()
+                self._say("evaluating", bundle)
+                bundles[self._n_submitted] = bundle
+                executor.submit(self._n_submitted, bundle)
+                self._n_submitted += 1
             number, outcomes = executor.take()
-            yield from zip(bundles[number], outcomes, strict=True)
+            yield from zip(bundles.pop(number), outcomes, strict=True)
+
+    def _say(self, what: str, jobs: Sequence[Job]) -> None:
+        if self._log:
+            for job in jobs:
+                self._log(f"{what} {self._key(job)}")
 
     def _engage(self, expected_s: float) -> None:
         """Start workers where they pay."""

@@ -44,6 +44,7 @@ def test_every_key_of_a_study_file_has_a_flag() -> None:
     flags = {parameter.name for parameter in commands.commands["search"].params}
     assert keys <= flags
     run_only = {"study", "jobs", "check", "reference", "strict", "out", "no_files", "as_json"}
+    run_only |= {"gap", "exhaustive", "dask", "item_timeout_s", "store", "log_jobs"}
     assert flags - keys == run_only
 
 

@@ -19,12 +19,12 @@ import numpy as np
 
 from apex_sim.cost import step_tables as at
 from apex_sim.cost.decode_table import DecodeTable
-from apex_sim.cost.look_up import COARSE_TOKENS, DENSE_TOKENS, TILE_TOKENS, TILED_TOKENS
+from apex_sim.cost.look_up import COARSE_TOKENS, DENSE_TOKENS, TILE_TOKENS, TILED_TOKENS, knots
 from apex_sim.cost.operator_table import OperatorTable
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.prefill_table import PrefillTable, uniform_work
 from apex_sim.cost.step_batch import Window
-from apex_sim.cost.step_model import StageModel, knots
+from apex_sim.cost.step_model import StageModel
 
 #: What rounding may take from a sum of floats.
 SLACK_FRAC: Final = 1e-9
