@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from apex_sim.plan.memory import instance_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
 from apex_sim.planner.alike import canonical_shape
-from apex_sim.planner.shapes import Choice, default_max_model_len, degrees, shapes_of
+from apex_sim.planner.shapes import Choice, default_max_model_len, shapes_of
 from apex_sim.planner.study import Study
 from apex_sim.truth.calibration.profile_support import require_near_load, require_same_server
 
@@ -25,6 +26,8 @@ __all__ = ["MAX_PLANS", "Refusal", "Space", "default_max_model_len", "enumerate_
 
 #: More plans than this are too many to look at one by one.
 MAX_PLANS: Final = 200_000
+#: Fleets of up to so many instances of one shape are all looked at.
+_EVERY_COUNT: Final = 64
 _NUMBERS: Final = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -251,11 +254,19 @@ def _pair_counts(study: Study, one: Cluster, first: Shape, other: Cluster, secon
                 yield n, m
 
 
+def _every_count(most: int) -> list[int]:
+    """Return every count up to 64, and beyond in steps of 3 %."""
+    found = list(range(1, min(most, _EVERY_COUNT) + 1))
+    while found and found[-1] < most:
+        found.append(min(most, math.ceil(found[-1] * 1.03)))
+    return found
+
+
 def _counts(study: Study, pool: Cluster, shape: Shape) -> list[int]:
     """Return how many instances of `shape` a plan may have."""
     most, space = pool.n_devices // shape.n_devices, study.space
     if space.allow_idle:
-        wanted = degrees(space.dp, pool.n_devices)
+        wanted = space.dp or _every_count(most)
         return sorted({n for n in wanted if 1 <= n <= most})
     fills = pool.n_devices % shape.n_devices == 0 and most >= 1
     return [most] if fills and (not space.dp or most in space.dp) else []

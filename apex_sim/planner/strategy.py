@@ -154,7 +154,8 @@ class Strategy:
         ready.sort(key=self._promise)
         half = self._most_whole // 2
         if len(self.evaluations) < max(half, _WHOLE_ROUND) or self.best is None:
-            return self._whole(ready[:_WHOLE_ROUND])
+            hopeful = [i for i in ready if not self._promise(i)[0]]
+            return self._whole((hopeful or (ready if self.best is None else []))[:_WHOLE_ROUND])
         near = [i for i in ready if self._is_neighbour(i) and self._is_promising(i)]
         return self._whole(near[:_WHOLE_ROUND])
 
@@ -177,6 +178,9 @@ class Strategy:
         estimate = glimpse.estimates.get(self._objective.name)
         if not self._has_glimpses or estimate is None or self.best is None:
             return None
+        if self._study.slo.limits and self._promise(index)[0]:  # more of its requests will show that it breaks a limit
+            n_requests = 2 * glimpse.n_requests
+            return n_requests if n_requests <= _LONGEST_PREFIX_FRAC * n else None
         least, likely = self.bound_loss(index), loss_of(estimate, self._objective)
         target = self.best_loss - self._gap_frac * abs(self.best_loss)
         if not least < target < likely:

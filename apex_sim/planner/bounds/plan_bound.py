@@ -6,6 +6,8 @@ The makespan is at least the last request's own time, and at least the work over
 instances n_s of shape s and weights l_s with sum n_s l_s = 1, M >= sum over requests of min_s l_s w_s, because
 sum_s n_s l_s M is at least the weighted sum of what was served where.
 
+Where more work comes than can be done in time, latencies grow for a share of the requests whoever they are.
+
 Means, quantiles and ratios of bounds bound the means, quantiles and ratios, because each grows with every request's
 latency; a metric of `UNPROVEN` is reported without the word proven.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from apex_sim.metrics.definitions import QUANTILES
 from apex_sim.planner.bounds.solo import SoloTimes
 from apex_sim.units import SECONDS_PER_HOUR
 from apex_sim.workload.workload import Workload
+
+#: Times at which arrived work is held against what can be done.
+_N_MARKS: Final = 64
 
 #: Best possible value by metric name.
 Bounds = Mapping[str, float]
@@ -71,6 +77,9 @@ def plan_bounds(
         "energy_j": energy_j,
         "energy_per_output_token_j": energy_j / n_output,
     }
+    for name, work in (("ttft", "prefill_work_s"), ("e2e", "work_s")):
+        for statistic, value_s in _crowded(shapes, workload, work).items():
+            found[f"{name}_{statistic}_s"] = max(found[f"{name}_{statistic}_s"], value_s)
     several = workload.requests.output_tokens > 1
     if several.any():
         gaps = workload.requests.output_tokens[several] - 1
@@ -85,13 +94,42 @@ def _latencies(name: str, values_s: Floats) -> dict[str, float]:
     return {f"{name}_mean_s": float(values_s.mean()), **named}
 
 
+def _crowded(shapes: Sequence[tuple[SoloTimes, int]], workload: Workload, work: str) -> dict[str, float]:
+    """Return the least quantiles of a latency that leave time for the work before its end, by statistic.
+
+    If a quantile is L, all but k of the requests that came by time s are through by s + L: the work of those that came,
+    without that of the k largest, fits into s + L of all instances.
+    """
+    if workload.load.kind != "trace":
+        return {}
+    arrivals, n = workload.requests.arrival_s, workload.requests.n
+    weighted = _least(shapes, _weights(shapes, work), work)
+    came = np.cumsum(weighted)
+    found = {}
+    marks = np.unique(np.linspace(1, n, min(n, _N_MARKS)).astype(np.int64))
+    for statistic, quantile in QUANTILES.items():
+        n_late = n - 1 - int(np.floor(quantile * (n - 1)))
+        late_s = [float(weighted[:m].sum() if m <= n_late else _largest(weighted[:m], n_late)) for m in marks.tolist()]
+        found[statistic] = float((came[marks - 1] - late_s - arrivals[marks - 1]).max())
+    return found
+
+
+def _largest(values: Floats, n: int) -> float:
+    return float(np.partition(values, len(values) - n)[len(values) - n :].sum()) if n else 0.0
+
+
+def _weights(shapes: Sequence[tuple[SoloTimes, int]], work: str) -> list[float]:
+    """Return weights l_s of the shapes with sum n_s l_s = 1, the larger the faster the shape is on all requests."""
+    rates = [1.0 / max(float(getattr(solo, work).sum()), 1e-300) for solo, _ in shapes]
+    total = sum(rate * count for rate, (_, count) in zip(rates, shapes, strict=True))
+    return [rate / total for rate in rates]
+
+
 def _makespan_s(shapes: Sequence[tuple[SoloTimes, int]], workload: Workload, e2e_s: Floats) -> float:
     load = workload.load
     arrivals = workload.requests.arrival_s if load.kind == "trace" else np.zeros(len(e2e_s))
     last_s = float((arrivals + e2e_s).max())
-    rates = [1.0 / max(float(solo.work_s.sum()), 1e-300) for solo, _ in shapes]
-    total = sum(rate * count for rate, (_, count) in zip(rates, shapes, strict=True))
-    work_s = float(_least(shapes, [rate / total for rate in rates], "work_s").sum())
+    work_s = float(_least(shapes, _weights(shapes, "work_s"), "work_s").sum())
     users_s = float(e2e_s.sum()) / load.concurrency if load.concurrency else 0.0
     return max(last_s, work_s, users_s)
 

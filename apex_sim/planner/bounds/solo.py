@@ -36,7 +36,7 @@ class SoloTimes:
     ----------
     ttft_s : arrival to first token.
     decode_s : first to last token.
-    work_s : of the instance's time, on its busiest stage.
+    work_s, prefill_work_s : of the instance's time, on its busiest stage; the latter before the first token.
     dynamic_j : energy above idle of all devices of the instance.
     idle_w : what all devices of an instance draw while held.
     """
@@ -44,6 +44,7 @@ class SoloTimes:
     ttft_s: Floats
     decode_s: Floats
     work_s: Floats
+    prefill_work_s: Floats
     dynamic_j: Floats
     idle_w: float
 
@@ -67,6 +68,8 @@ def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArra
     decode_s = np.sum([work.decode_s(stage) for stage in stages], axis=0) + host_s * work.n_decode_steps
     spent_s = [work.spent_s(stage) for stage in stages]
     busiest = max(spent_s, key=lambda each: float(each.sum()))
+    prompts_s = [work.prompt_share_s(stage) for stage in stages]
+    busiest_prompts = max(prompts_s, key=lambda each: float(each.sum()))
     n_tokens = work.new_tokens + work.n_decode_tokens
     dynamic_j = sum(
         stage.n_devices * (floors.active_w * each + floors.token_j * n_tokens)
@@ -78,7 +81,12 @@ def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArra
     keep = 1.0 - SLACK_FRAC
     before_s = host.frontend_s + host.prompt_token_s * requests.prompt_tokens
     return SoloTimes(
-        keep * (before_s + prefill_s), keep * decode_s, keep * busiest, keep * np.asarray(dynamic_j), idle_w
+        ttft_s=keep * (before_s + prefill_s),
+        decode_s=keep * decode_s,
+        work_s=keep * busiest,
+        prefill_work_s=keep * busiest_prompts,
+        dynamic_j=keep * np.asarray(dynamic_j),
+        idle_w=idle_w,
     )
 
 
@@ -145,6 +153,13 @@ class _Work:
         for window, per_key_s in stage.key_s.items() if not scheduler.n_draft_tokens else ():
             spent = spent + per_key_s * _keys_read(self.prompt_tokens, self.n_decode_tokens, window)
         return spent
+
+    def prompt_share_s(self, stage: StageFloors) -> Floats:
+        """Return the least part of the stage's time that each prompt takes, in steps as good as any."""
+        n_ranks = self.shape.attention_dp
+        rate_s = max(b for _, b in (stage.prompt_lines if n_ranks == 1 else stage.step_lines))
+        share: Floats = rate_s * self.new_tokens + self._pairs_s(stage) / n_ranks
+        return share
 
     def _pairs_s(self, stage: StageFloors) -> Floats:
         cached = self.prompt_tokens - self.new_tokens
