@@ -18,6 +18,7 @@ from apex_sim.cost.step_model import StageModel, StepModel
 from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
 from apex_sim.instance.draft_arrays import draft_rows_of, point_at_draft
+from apex_sim.instance.joined_tables import joined_tables
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
@@ -131,9 +132,7 @@ def start(
     n_sums = of.n_sums(len(step_model.windows))
     most_running = settings.max_num_seqs + 1
     prefixes = prefix_cache_of(settings, memory, unit_tokens)
-    layouts = [stage.tables.layout for stage in step_model.stages]
-    numbers = [stage.tables.numbers for stage in step_model.stages]
-    drafts = (step_model.draft.first, step_model.draft.follow) if step_model.draft else ()
+    joined = joined_tables(step_model)
     state = State(
         requests=requests,
         queues=np.zeros(n_queues, dtype=at.QUEUE),
@@ -150,8 +149,8 @@ def start(
         left=np.zeros(n, dtype=np.int64),
         window_lists=np.array(memory.layout.window_lists, dtype=np.int64).reshape(-1, 2),
         windows=np.array([window or 0 for window in step_model.windows], dtype=np.int64),
-        numbers=np.concatenate([*numbers, *(table.numbers for table in drafts)]),
-        layout=np.concatenate([*layouts, *(table.layout for table in drafts)]),
+        numbers=joined.numbers,
+        layout=joined.layout,
         visits=np.zeros((3, n_stages, max(map(_n_knots, step_model.stages)))),
         attention_s=np.zeros((n_stages, 2, n_groups)),
         gaps=np.zeros(N_BINS, dtype=np.int64),
@@ -172,7 +171,7 @@ def start(
     _settle(state.engine[0], shape, memory, depth)
     requests["place"] = at.NOWHERE
     state.holes[:, 0, 1], state.queues["n_holes"] = memory.n_blocks // n_queues, 1
-    point_at_draft(state.engine[0], step_model)
+    point_at_draft(state.engine[0], step_model, joined)
     varies = any(stage.spread_s is not None for stage in step_model.stages)
     is_plain = shape.attention_dp == 1 and not varies and not settings.speculation
     state.engine[0]["has_lines"] = int(n_stages == 1 and is_plain)
@@ -185,12 +184,11 @@ def start(
         n_records = len(state.units) // n_queues
         for index, queue in enumerate(state.queues):
             start_queue(queue, state.units, index * n_records, n_records, memory.n_blocks // n_queues)
-    numbers_at = layout_at = 0
     state.stages["n_devices"] = [stage.n_devices for stage in shape.stages]
-    for stage, own_numbers, own_layout in zip(state.stages, numbers, layouts, strict=True):
-        stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(own_numbers)
-        stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(own_layout)
-        numbers_at, layout_at = numbers_at + len(own_numbers), layout_at + len(own_layout)
+    for index, (stage, model) in enumerate(zip(state.stages, step_model.stages, strict=True)):
+        numbers_at, layout_at = joined.numbers_at[index], joined.layout_at[index]
+        stage["numbers_at"], stage["numbers_end"] = numbers_at, numbers_at + len(model.tables.numbers)
+        stage["layout_at"], stage["layout_end"] = layout_at, layout_at + len(model.tables.layout)
     return state
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import n_sums
+from apex_sim.instance.joined_tables import JoinedTables
 
 
 def draft_rows_of(step_model: StepModel) -> Floats:
@@ -20,14 +21,12 @@ def draft_rows_of(step_model: StepModel) -> Floats:
     return rows
 
 
-def point_at_draft(engine: Any, step_model: StepModel) -> None:
-    """Say where the tables of the draft's passes begin behind those of all stages."""
+def point_at_draft(engine: Any, step_model: StepModel, joined: JoinedTables) -> None:
+    """Say where the tables of the draft's passes begin."""
     draft = step_model.draft
     if draft is None:
         return
-    tables = [stage.tables for stage in step_model.stages]
+    n_stages = len(step_model.stages)
     engine["n_draft_passes"] = draft.n_next
-    engine["first_numbers_at"] = sum(len(table.numbers) for table in tables)
-    engine["first_layout_at"] = sum(len(table.layout) for table in tables)
-    engine["next_numbers_at"] = engine["first_numbers_at"] + len(draft.first.numbers)
-    engine["next_layout_at"] = engine["first_layout_at"] + len(draft.first.layout)
+    engine["first_numbers_at"], engine["next_numbers_at"] = joined.numbers_at[n_stages:]
+    engine["first_layout_at"], engine["next_layout_at"] = joined.layout_at[n_stages:]
