@@ -154,16 +154,16 @@ class Strategy:
         ready.sort(key=self._promise)
         half = self._most_whole // 2
         if len(self.evaluations) < max(half, _WHOLE_ROUND) or self.best is None:
-            return self._whole(ready[:_WHOLE_ROUND])
+            return self._whole(ready[: self._n_round])
         near = [i for i in ready if self._is_neighbour(i) and self._is_promising(i)]
-        return self._whole(near[:_WHOLE_ROUND])
+        return self._whole(near[: self._n_round])
 
     def _prove(self) -> list[Job]:
         """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
         if not self._may_simulate():
             return []
         jobs = []
-        for i in self.open_plans(self._gap_frac)[:_WHOLE_ROUND]:
+        for i in self.open_plans(self._gap_frac)[: self._n_round]:
             n_requests = self._ruling_out(i)
             jobs.append(Job(self.plans[i], n_requests, check=self._check, reference=self._reference))
         return jobs
@@ -193,6 +193,12 @@ class Strategy:
 
     def _may_simulate(self) -> bool:
         return self._effort.gap_frac is not None or len(self.evaluations) < self._most_whole
+
+    @property
+    def _n_round(self) -> int:
+        """Plans simulated whole in the next round: no more than are allowed."""
+        left = self._most_whole - len(self.evaluations)
+        return _WHOLE_ROUND if self._effort.gap_frac is not None else min(_WHOLE_ROUND, left)
 
     def _is_done(self, index: int) -> bool:
         return index in self.evaluations or index in self.refusals
