@@ -38,6 +38,8 @@ _CLOSE_FRAC: Final = 0.01
 #: The usual choice loses if it is worse than the best by more than this.
 _PLANTED_FRAC: Final = 0.001
 _BLOCK_TOKENS: Final = 512
+#: On so many requests the search compares plans: looked at with the rest, while the plan's tables are at hand.
+_FIRST_LOOK: Final = 48
 _HEADER: Final = (
     "| kind | studies | answered | optimum within the gap | found within 1 % | simulated whole % (most) "
     "| gap % | off the usual | broken bounds |"
@@ -187,7 +189,7 @@ def _search(study: Study, space: Space, bench: Callable[[Job], Outcome]) -> Cert
 def _look_at(study: Study, bench: Bench, plan: Plan) -> dict[int | None, Outcome]:
     """Return what comes of a plan whole, of its bounds alone and on a third of the requests."""
     third = study.workload.requests.n // 3
-    counts = (None, 0, third) if has_prefixes(study.workload) else (None, 0)
+    counts = (None, 0, third, _FIRST_LOOK) if has_prefixes(study.workload) else (None, 0)
     return {n_requests: bench(Job(plan, n_requests)) for n_requests in counts}
 
 

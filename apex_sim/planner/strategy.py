@@ -1,9 +1,9 @@
 """Which plan is looked at next, and how closely?
 
 Bounds first: they are cheap, and no simulation beats them.  Then the first requests of the workload for the plans with
-the best bounds, the whole workload for the plans that did best on them and for their neighbours, and at last whatever
-the proof still needs: the plan with the lowest bound is looked at more closely, until no plan can be better than the
-best found by more than the gap that was asked for, or until the allowed share of the plans has been simulated whole.
+the best bounds, the whole workload for the plans that did best on them, and at last whatever the proof still needs: the
+plan with the lowest bound is looked at more closely, until no plan can be better than the best found by more than the
+gap that was asked for, or until the allowed share of the plans has been simulated whole.
 
 `ask` returns jobs whose order of completion does not matter, `tell` takes what came of all of them.  What is asked
 depends on outcomes only, never on time or on who does the jobs, so that every run of a search takes the same way.
@@ -40,8 +40,8 @@ _ROUND: Final = 16
 _WHOLE_ROUND: Final = 4
 #: A plan that needs more than this share of the requests to be ruled out is simulated whole instead.
 _LONGEST_PREFIX_FRAC: Final = 0.6
-#: Neighbours of the best are simulated whole if their first requests did no worse than this beside its own.
-_NEIGHBOUR_FRAC: Final = 0.1
+#: Plans are simulated whole before the proof if their first requests did no worse than this beside the best's.
+_PROMISING_FRAC: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +147,17 @@ class Strategy:
         return [Job(self.plans[i], self._n_glimpse) for i in fresh[:_ROUND]]
 
     def _lead(self) -> list[Job]:
-        """Return whom to simulate whole: the plans that did best on the first requests, then the best's neighbours."""
+        """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.
+
+        Where nothing was seen of first requests, bounds say less, and after half of the plans only the best's
+        neighbours are worth it.
+        """
         if not self._may_simulate():
             return []
         ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
-        ready.sort(key=self._promise)
-        half = self._most_whole // 2
-        if len(self.evaluations) < max(half, _WHOLE_ROUND) or self.best is None:
-            return self._whole(ready[: self._n_round])
-        near = [i for i in ready if self._is_neighbour(i) and self._is_promising(i)]
-        return self._whole(near[: self._n_round])
+        if self.best is not None and len(self.evaluations) >= max(self._most_whole // 2, _WHOLE_ROUND):
+            ready = [i for i in ready if self._is_promising(i) and (self._has_glimpses or self._is_neighbour(i))]
+        return self._whole(self._twins_last(ready)[: self._n_round])
 
     def _prove(self) -> list[Job]:
         """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
@@ -217,6 +218,17 @@ class Strategy:
         overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
         return fails or overloaded, loss_of(estimates.get(self._objective.name), self._objective), index
 
+    def _twins_last(self, indices: Sequence[int]) -> list[int]:
+        """Return plans by their promise, those last that did exactly as another on the first requests."""
+        if not self._has_glimpses:
+            return sorted(indices, key=self._promise)
+        met = {self._promise(i)[:2] for i in self.evaluations if i in self.glimpses}
+        firsts, twins = list[int](), list[int]()
+        for i in sorted(indices, key=self._promise):
+            (twins if self._promise(i)[:2] in met else firsts).append(i)
+            met.add(self._promise(i)[:2])
+        return firsts + twins
+
     def _is_neighbour(self, index: int) -> bool:
         """Whether a plan differs from the best in one dimension."""
         if self.best is None:
@@ -230,7 +242,7 @@ class Strategy:
         if self.best is None or self.best not in self.glimpses:
             return True
         mine, best = self._promise(index), self._promise(self.best)
-        return mine[0] <= best[0] and mine[1] <= best[1] + _NEIGHBOUR_FRAC * abs(best[1])
+        return mine[0] <= best[0] and mine[1] <= best[1] + _PROMISING_FRAC * abs(best[1])
 
     def _whole(self, indices: Sequence[int]) -> list[Job]:
         bars = self.is_exhaustive and len(self.plans) <= SMALL
