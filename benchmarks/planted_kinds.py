@@ -19,6 +19,11 @@ Value = TypeVar("Value")
 Choices = Mapping[str, Any]
 
 _NODES_OF_8: Final = ("8xh100-sxm", "8xh200-sxm", "8xl40s", "8xa100-sxm-80gb")
+_DRAFTS: Final = (
+    ("llama-3.1-8b", "llama-3.2-1b", [1, 4]),
+    ("llama-3.1-70b", "llama-3.2-1b", [4, 8]),
+    ("glm-4.5-air", "mtp", [4, 8]),
+)
 _DENSE: Final = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-8b", "mistral-7b", "qwen3-14b")
 
 
@@ -70,8 +75,8 @@ def _is_usual_cell(plan: Plan, choices: Choices) -> bool:
 def _uneven_stages(rng: np.random.Generator) -> Recipe:
     model = pick(rng, ("llama-3.2-1b", "llama-3.2-3b", "gemma-3-12b", "qwen2.5-7b"))
     objective, loads = pick(rng, (("throughput", ("closed", "offline")), ("ttft", ("steady",)), ("e2e", ("steady",))))
-    space = {"tp": [1], "pp": [2, 4, 8], "splits": "ends", "max_num_seqs": [32, 256]}
-    space |= {"max_num_batched_tokens": [512, 2048, 8192]}
+    space = {"tp": [1], "pp": [2, 4, 8], "splits": "ends"}
+    space |= {"max_num_batched_tokens": [512, 1024, 2048, 4096, 8192]}
     cluster = pick(rng, ("8xh100-sxm", "8xl40s", "8xh200-sxm"))
     return Recipe(model, cluster, space, objective, lambda _, choices: choices.get("layers") is None, loads)
 
@@ -120,15 +125,13 @@ def _prefix_cache(rng: np.random.Generator) -> Recipe:
     space |= {"max_num_batched_tokens": [1024, 2048, 4096, 8192]}
     return Recipe(
         pick(rng, _DENSE), pick(rng, _NODES_OF_8), space, pick(rng, ("ttft", "e2e", "cost")),
-        _is("prefix_cache", False), ("steady", "closed"), prompt_tokens=(800.0, 4000.0), shares_prefixes=True,
+        _is("prefix_cache", False), ("steady", "steady", "closed"), prompt_tokens=(800.0, 4000.0), shares_prefixes=True,
     )  # fmt: skip
 
 
 def _speculation(rng: np.random.Generator) -> Recipe:
-    model, draft = pick(
-        rng, (("llama-3.1-8b", "llama-3.2-1b"), ("llama-3.1-70b", "llama-3.2-1b"), ("glm-4.5-air", "mtp"))
-    )
-    space = {"pp": [1], "n_draft_tokens": [0, 1, 2, 3, 4, 5, 6], "max_num_seqs": [16, 64, 128, 256]}
+    model, draft, tp = pick(rng, _DRAFTS)
+    space = {"tp": tp, "pp": [1], "n_draft_tokens": [0, 1, 2, 3, 4, 5, 6], "max_num_seqs": [16, 64, 128, 256]}
     space |= {"kv_dtypes": ["bf16", "fp8"]}
     scheduler = {"draft": draft, "n_draft_tokens": 2, "acceptance_frac": round(float(rng.uniform(0.4, 0.9)), 3)}
     cluster = pick(rng, ("8xh100-sxm", "8xh200-sxm"))

@@ -2,7 +2,7 @@
 
 Run as `python benchmarks/planted_studies.py --out planted.jsonl`; it goes on where the file ends.  Each study is drawn
 by its index alone (`planted_kinds`).  Every plan is simulated whole, which is the yardstick, and its bounds (before any
-simulation, and after one on a third of the requests) are compared with what the simulation found.  Then a search of
+simulation, and after one of the first requests) are compared with what the simulation found.  Then a search of
 default effort is asked for the same study.
 """
 
@@ -187,9 +187,8 @@ def _search(study: Study, space: Space, bench: Callable[[Job], Outcome]) -> Cert
 
 
 def _look_at(study: Study, bench: Bench, plan: Plan) -> dict[int | None, Outcome]:
-    """Return what comes of a plan whole, of its bounds alone and on a third of the requests."""
-    third = study.workload.requests.n // 3
-    counts = (None, 0, third, _FIRST_LOOK) if has_prefixes(study.workload) else (None, 0)
+    """Return what comes of a plan whole, of its bounds alone and on the first requests."""
+    counts = (None, 0, _FIRST_LOOK) if has_prefixes(study.workload) else (None, 0)
     return {n_requests: bench(Job(plan, n_requests)) for n_requests in counts}
 
 

@@ -152,8 +152,6 @@ class Strategy:
         Where nothing was seen of first requests, bounds say less, and after half of the plans only the best's
         neighbours are worth it.
         """
-        if not self._may_simulate():
-            return []
         ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
         if self.best is not None and len(self.evaluations) >= max(self._most_whole // 2, _WHOLE_ROUND):
             ready = [i for i in ready if self._is_promising(i) and (self._has_glimpses or self._is_neighbour(i))]
@@ -161,10 +159,9 @@ class Strategy:
 
     def _prove(self) -> list[Job]:
         """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
-        if not self._may_simulate():
-            return []
         jobs = []
-        for i in self.open_plans(self._gap_frac)[: self._n_round]:
+        n_plans = self._n_round if self._effort.gap_frac is None else _WHOLE_ROUND
+        for i in self.open_plans(self._gap_frac)[:n_plans]:
             n_requests = self._ruling_out(i)
             jobs.append(Job(self.plans[i], n_requests, check=self._check, reference=self._reference))
         return jobs
@@ -192,14 +189,10 @@ class Strategy:
     def _gap_frac(self) -> float:
         return GAP_FRAC if self._effort.gap_frac is None else self._effort.gap_frac
 
-    def _may_simulate(self) -> bool:
-        return self._effort.gap_frac is not None or len(self.evaluations) < self._most_whole
-
     @property
     def _n_round(self) -> int:
-        """Plans simulated whole in the next round: no more than are allowed."""
-        left = self._most_whole - len(self.evaluations)
-        return _WHOLE_ROUND if self._effort.gap_frac is not None else min(_WHOLE_ROUND, left)
+        """Plans simulated whole in the next round: no more than the allowed share has left."""
+        return max(0, min(_WHOLE_ROUND, self._most_whole - len(self.evaluations)))
 
     def _is_done(self, index: int) -> bool:
         return index in self.evaluations or index in self.refusals

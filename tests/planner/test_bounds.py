@@ -78,7 +78,7 @@ _SPACES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     case=st.sampled_from(_SPACES),
     preset=st.sampled_from(["vllm-1", "vllm-1", "vllm-0.6", "sglang", "trtllm"]),
