@@ -33,6 +33,8 @@ GAP_FRAC: Final = 0.05
 #: First requests at which plans are compared, as a share of all, and the least number.
 _GLIMPSE_FRAC: Final = 1 / 16
 _LEAST_GLIMPSE: Final = 48
+#: Of a closed loop, requests for each user: the first of all users come at once, as they never do again.
+_WAVES: Final = 3
 #: Plans that are looked at on the first requests before the first one is simulated whole, and in each round after.
 _FIRST_ROUND: Final = 24
 _ROUND: Final = 16
@@ -69,8 +71,9 @@ class Strategy:
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
         self.best: int | None = None
-        n = study.workload.requests.n
-        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC))
+        n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
+        most = math.floor(n * _LONGEST_PREFIX_FRAC)
+        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
         self._has_glimpses = has_prefixes(study.workload) and self._n_glimpse < n
         self._most_whole = max(_LEAST_WHOLE, math.floor(effort.whole_frac * len(self.plans)))
 
@@ -191,8 +194,12 @@ class Strategy:
 
     @property
     def _n_round(self) -> int:
-        """Plans simulated whole in the next round: no more than the allowed share has left."""
-        return max(0, min(_WHOLE_ROUND, self._most_whole - len(self.evaluations)))
+        """Plans simulated whole in the next round: no more than the allowed share has left.
+
+        Few before there is an answer: the plans that it rules out by their bounds need not be looked at.
+        """
+        most = _WHOLE_ROUND if self.best is not None else min(_WHOLE_ROUND, max(1, self._most_whole // 8))
+        return max(0, min(most, self._most_whole - len(self.evaluations)))
 
     def _is_done(self, index: int) -> bool:
         return index in self.evaluations or index in self.refusals
