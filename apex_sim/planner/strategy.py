@@ -1,9 +1,9 @@
 """Which plan is looked at next, and how closely?
 
 Bounds first: they are cheap, and no simulation beats them.  Then the first requests of the workload for the plans with
-the best bounds, the whole workload for the plans that did best on them and for their neighbours, and at last whatever
-the proof still needs: the plan with the lowest bound is looked at more closely, until no plan can be better than the
-best found by more than the gap that was asked for, or until the allowed share of the plans has been simulated whole.
+the best bounds, the whole workload for the plans that did best on them, and at last whatever the proof still needs: the
+plan with the lowest bound is looked at more closely, until no plan can be better than the best found by more than the
+gap that was asked for, or until the allowed share of the plans has been simulated whole.
 
 `ask` returns jobs whose order of completion does not matter, `tell` takes what came of all of them.  What is asked
 depends on outcomes only, never on time or on who does the jobs, so that every run of a search takes the same way.
@@ -33,6 +33,8 @@ GAP_FRAC: Final = 0.05
 #: First requests at which plans are compared, as a share of all, and the least number.
 _GLIMPSE_FRAC: Final = 1 / 16
 _LEAST_GLIMPSE: Final = 48
+#: Of a closed loop, requests for each user: the first of all users come at once, as they never do again.
+_WAVES: Final = 3
 #: Plans that are looked at on the first requests before the first one is simulated whole, and in each round after.
 _FIRST_ROUND: Final = 24
 _ROUND: Final = 16
@@ -40,8 +42,8 @@ _ROUND: Final = 16
 _WHOLE_ROUND: Final = 4
 #: A plan that needs more than this share of the requests to be ruled out is simulated whole instead.
 _LONGEST_PREFIX_FRAC: Final = 0.6
-#: Neighbours of the best are simulated whole if their first requests did no worse than this beside its own.
-_NEIGHBOUR_FRAC: Final = 0.1
+#: Plans are simulated whole before the proof if their first requests did no worse than this beside the best's.
+_PROMISING_FRAC: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Strategy:
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
         self.best: int | None = None
-        n = study.workload.requests.n
-        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC))
+        n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
+        most = math.floor(n * _LONGEST_PREFIX_FRAC)
+        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
         self._has_glimpses = has_prefixes(study.workload) and self._n_glimpse < n
         self._most_whole = max(_LEAST_WHOLE, math.floor(effort.whole_frac * len(self.plans)))
 
@@ -147,24 +150,23 @@ class Strategy:
         return [Job(self.plans[i], self._n_glimpse) for i in fresh[:_ROUND]]
 
     def _lead(self) -> list[Job]:
-        """Return whom to simulate whole: the plans that did best on the first requests, then the best's neighbours."""
-        if not self._may_simulate():
-            return []
+        """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.
+
+        Where nothing was seen of first requests, bounds say less, and after half of the plans only the best's
+        neighbours are worth it.
+        """
         ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
-        ready.sort(key=self._promise)
-        half = self._most_whole // 2
-        if len(self.evaluations) < max(half, _WHOLE_ROUND) or self.best is None:
-            hopeful = [i for i in ready if not self._promise(i)[0]]
-            return self._whole((hopeful or (ready if self.best is None else []))[:_WHOLE_ROUND])
-        near = [i for i in ready if self._is_neighbour(i) and self._is_promising(i)]
-        return self._whole(near[:_WHOLE_ROUND])
+        if self.best is not None:
+            ready = [i for i in ready if not self._promise(i)[0]]
+            if len(self.evaluations) >= max(self._most_whole // 2, _WHOLE_ROUND):
+                ready = [i for i in ready if self._is_promising(i) and (self._has_glimpses or self._is_neighbour(i))]
+        return self._whole(self._twins_last(ready)[: self._n_round])
 
     def _prove(self) -> list[Job]:
         """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
-        if not self._may_simulate():
-            return []
         jobs = []
-        for i in self.open_plans(self._gap_frac)[:_WHOLE_ROUND]:
+        n_plans = self._n_round if self._effort.gap_frac is None else _WHOLE_ROUND
+        for i in self.open_plans(self._gap_frac)[:n_plans]:
             n_requests = self._ruling_out(i)
             jobs.append(Job(self.plans[i], n_requests, check=self._check, reference=self._reference))
         return jobs
@@ -195,8 +197,14 @@ class Strategy:
     def _gap_frac(self) -> float:
         return GAP_FRAC if self._effort.gap_frac is None else self._effort.gap_frac
 
-    def _may_simulate(self) -> bool:
-        return self._effort.gap_frac is not None or len(self.evaluations) < self._most_whole
+    @property
+    def _n_round(self) -> int:
+        """Plans simulated whole in the next round: no more than the allowed share has left.
+
+        Few before there is an answer: the plans that it rules out by their bounds need not be looked at.
+        """
+        most = _WHOLE_ROUND if self.best is not None else min(_WHOLE_ROUND, max(1, self._most_whole // 8))
+        return max(0, min(most, self._most_whole - len(self.evaluations)))
 
     def _is_done(self, index: int) -> bool:
         return index in self.evaluations or index in self.refusals
@@ -215,6 +223,17 @@ class Strategy:
         overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
         return fails or overloaded, loss_of(estimates.get(self._objective.name), self._objective), index
 
+    def _twins_last(self, indices: Sequence[int]) -> list[int]:
+        """Return plans by their promise, those last that did exactly as another on the first requests."""
+        if not self._has_glimpses:
+            return sorted(indices, key=self._promise)
+        met = {self._promise(i)[:2] for i in self.evaluations if i in self.glimpses}
+        firsts, twins = list[int](), list[int]()
+        for i in sorted(indices, key=self._promise):
+            (twins if self._promise(i)[:2] in met else firsts).append(i)
+            met.add(self._promise(i)[:2])
+        return firsts + twins
+
     def _is_neighbour(self, index: int) -> bool:
         """Whether a plan differs from the best in one dimension."""
         if self.best is None:
@@ -228,7 +247,7 @@ class Strategy:
         if self.best is None or self.best not in self.glimpses:
             return True
         mine, best = self._promise(index), self._promise(self.best)
-        return mine[0] <= best[0] and mine[1] <= best[1] + _NEIGHBOUR_FRAC * abs(best[1])
+        return mine[0] <= best[0] and mine[1] <= best[1] + _PROMISING_FRAC * abs(best[1])
 
     def _whole(self, indices: Sequence[int]) -> list[Job]:
         bars = self.is_exhaustive and len(self.plans) <= SMALL
