@@ -3,15 +3,17 @@
 Each shape of each pool is simulated on each bucket of prompt lengths: the rates that it keeps are the columns of an
 integer program, which proposes fleets.  A proposal is simulated whole, on the study's own requests behind a router that
 keeps the program's shares.  The program knows neither how buckets share an instance nor what chance does in small
-fleets, so it is asked with capacities from far too large downwards, and the first proposal that keeps every limit wins;
-then instances are handed back as long as the rest still keeps them.  Fleets of one type are found in the same way.
+fleets, so it is asked with capacities from far too large downwards until a proposal keeps every limit.  Proposals that
+did not, with one instance more of some shape, then with two, are simulated next, the cheapest first, as long as they
+cost less; last, instances are handed back while the rest keeps every limit.  Fleets of one type are found likewise.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from apex_sim.errors import NoAnswerError
 from apex_sim.plan.plan import Plan
@@ -27,6 +29,8 @@ from apex_sim.planner.trial import Trial, try_decided
 
 #: Capacities of the first proposal, over those simulated; of each further one over the one before; and how many.
 _FIRST, _STEP, _N_STEPS = 2.0, 0.95, 60
+#: Fleets that are tried between the proposals.
+_MOST_REPAIRS: Final = 60
 #: Solver of the proposals: seconds, and gap.
 _TIME_LIMIT_S: Final = 10.0
 _GAP_FRAC: Final = 1e-3
@@ -97,13 +101,19 @@ class CheapestMix:
 
 
 def cheapest_mix(
-    study: Study, *, n_buckets: int = 6, n_bucket_requests: int = 200, ratio: float = 1.05, by: Solver | None = None
+    study: Study,
+    *,
+    n_buckets: int = 6,
+    split: Literal["quantiles", "powers of two"] = "powers of two",
+    n_bucket_requests: int = 200,
+    ratio: float = 1.05,
+    by: Solver | None = None,
 ) -> CheapestMix:
     """Return the cheapest mix of the shapes of the study's pools that keeps up and keeps the study's SLOs.
 
     Parameters
     ----------
-    n_buckets : of prompt lengths, with as many requests each.
+    n_buckets, split : buckets of prompt lengths, as of `buckets_of`.
     n_bucket_requests : on which a bucket's rates are simulated.
     ratio : how far apart the rates that an instance keeps and fails on a bucket may be.
 
@@ -115,7 +125,7 @@ def cheapest_mix(
     """
     by = by or solver(_TIME_LIMIT_S, _GAP_FRAC)
     rate_per_s = offered_rate_per_s(study.workload, f"study {study.name}")
-    buckets = buckets_of(study.workload.requests, n_buckets, rate_per_s=rate_per_s)
+    buckets = buckets_of(study.workload.requests, n_buckets, split, rate_per_s)
     columns = tuple(columns_of(study, buckets, n_bucket_requests, ratio))
     limits = Limits(devices={pool.device.name: pool.n_devices for pool in study.cluster.pools})
     bound = best_mix([column.ceiling for column in columns], buckets, limits, by=by).composition.bound
@@ -150,7 +160,7 @@ class _Proposals:
             counts = best_mix(options, self._buckets, self._limits, by=self._by).composition.counts
             fleet = self._try(counts)
             if fleet:
-                return self._lean(counts, fleet)
+                return self._lean(*self._repaired(counts, fleet))
         raise NoAnswerError(f"None of {len(self._tried)} fleets keeps every limit of study {self._study.name}.")
 
     def _try(self, counts: Counts) -> Fleet | None:
@@ -171,6 +181,40 @@ class _Proposals:
         if not trial.keeps:
             return None
         return Fleet(trial, sum(option.usd_per_h * n for option, (_, n) in zip(options, held, strict=True)), load_frac)
+
+    def _repaired(self, counts: Counts, fleet: Fleet) -> tuple[Counts, Fleet]:
+        """Return the cheapest fleet that keeps every limit among failed ones with instances added, else `fleet`."""
+        failed = [tried for tried, found in self._tried.items() if not found]
+        queue = [more for tried in failed for more in self._one_more(tried)]
+        heapq.heapify(queue)
+        n_left = _MOST_REPAIRS
+        while queue and n_left:
+            usd_per_h, tried = heapq.heappop(queue)
+            if usd_per_h >= fleet.usd_per_h:
+                break
+            if tried in self._tried:
+                continue
+            n_left -= 1
+            found = self._try(tried)
+            if found:
+                return tried, found
+            for more in self._one_more(tried):
+                heapq.heappush(queue, more)
+        return counts, fleet
+
+    def _one_more(self, counts: Counts) -> list[tuple[float, Counts]]:
+        """Return price and counts of the fleets with one instance more that the pools hold."""
+        found = []
+        for s, column in enumerate(self._columns):
+            more = (*counts[:s], counts[s] + 1, *counts[s + 1 :])
+            if self._n_devices(more, column.option.device) <= (self._limits.devices or {})[column.option.device]:
+                pairs = zip(self._columns, more, strict=True)
+                found.append((sum(each.option.usd_per_h * n for each, n in pairs), more))
+        return found
+
+    def _n_devices(self, counts: Counts, device: str) -> int:
+        pairs = zip(self._columns, counts, strict=True)
+        return sum(each.option.n_devices * n for each, n in pairs if each.option.device == device)
 
     def _lean(self, counts: Counts, fleet: Fleet) -> Fleet:
         """Hand back instances, the dearest first, while the rest keeps every limit."""

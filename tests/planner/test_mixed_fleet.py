@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apex_sim.errors import NoAnswerError, UnsupportedError
+from apex_sim.errors import InputError, NoAnswerError, UnsupportedError
 from apex_sim.hardware.cluster import load_cluster
 from apex_sim.plan.plan import Plan
-from apex_sim.planner.bucket_capacity import bucket_workload
+from apex_sim.plan.routing import Routing
+from apex_sim.planner.bucket_capacity import bucket_workload, columns_of
 from apex_sim.planner.mixed_fleet import CheapestMix, cheapest_mix
 from apex_sim.planner.programs.bucket_mix import buckets_of
 from apex_sim.planner.programs.even_load import even_routing
@@ -87,6 +88,22 @@ def test_a_column_keeps_less_than_it_fails() -> None:
         assert all(0 < kept < failed <= 1.0501 * kept for kept, failed in pairs)
 
 
+def test_a_small_device_takes_the_buckets_that_fit_its_memory() -> None:
+    """One A10 cannot hold the KV of 64k tokens of this model, but that of short requests."""
+    study = _study({"cluster": "1xa10+1xa100-sxm-80gb"})
+    prompts = study.workload.requests.prompt_tokens.copy()
+    prompts[:50] = 64_000
+    requests = replace(study.workload.requests, prompt_tokens=prompts)
+    long = replace(study, workload=replace(study.workload, requests=requests))
+    buckets = buckets_of(requests, 2, by="powers of two")
+    small, large = columns_of(long, buckets, 50, 1.5)
+    assert (small.option.device, large.option.device) == ("a10", "a100-sxm-80gb")
+    assert small.option.capacity_per_s[0] > 0
+    assert small.option.capacity_per_s[1] == small.ceiling_per_s[1] == 0
+    assert all(large.option.capacity_per_s)
+    assert small.shape.scheduler.max_model_len < 64_000 < large.shape.scheduler.max_model_len
+
+
 def test_a_limit_that_nothing_keeps_is_no_answer() -> None:
     with pytest.raises(InfeasibleFleetError, match="no shape serves size class"):
         cheapest_mix(_study({"slo": {"tpot_mean_s": 0.001}}), n_buckets=2, n_bucket_requests=50)
@@ -112,3 +129,15 @@ def test_each_pool_of_a_park_is_priced_by_its_own_device() -> None:
     assert compile_of(park, plan)[column.shape][0] == compile_of(alone, plan)[column.shape][0]
     in_park, by_itself = try_plan(park, plan).run.requests.finish_s, try_plan(alone, plan).run.requests.finish_s
     assert np.array_equal(in_park, by_itself)
+
+
+def test_a_request_that_the_shares_send_elsewhere_may_be_longer_than_an_instance_accepts() -> None:
+    study, columns = _study(), _mix().columns
+    longest = int(study.workload.requests.prompt_tokens.max())
+    short, long = columns[0].shape, columns[-1].shape
+    short = replace(short, scheduler=replace(short.scheduler, max_model_len=longest))
+    split = Plan(((short, 1), (long, 1)), "size-bucket", Routing((50,), ((1.0, 0.0), (0.0, 1.0))))
+    assert try_plan(study, split).metrics["n_finished"] == study.workload.requests.n
+    shared = replace(split, routing=Routing((50,), ((1.0, 0.0), (0.5, 0.5))))
+    with pytest.raises(InputError, match="max_model_len is"):
+        try_plan(study, shared)
