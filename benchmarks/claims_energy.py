@@ -97,9 +97,7 @@ def main() -> None:
             load: dict[str, Any] = {"offline": True} if rate_per_s is None else {"rate_per_s": rate_per_s}
             study = load_study(path, {"workload": workload, "load": load})
             if rate_per_s == RATES[0]:
-                print(
-                    f"\n{study.title}, {study.workload.name}: plan and clock, J/token, saved, E2E s, dearer, idle, engines"
-                )
+                print(f"\n{study.title}, {study.workload.name}: plan and clock, J/token, saved, E2E s, later, idle")
             report(study, "offline" if rate_per_s is None else f"{rate_per_s:g}/s")
         print(f"  CPU time {time.process_time() - start_s:.0f} s", flush=True)
 

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from apex_sim.plan.engines import engines_of
 from apex_sim.plan.plan import Plan
@@ -20,7 +20,6 @@ from apex_sim.planner.job import Bench, Job
 from apex_sim.planner.ranking import is_answer, rank
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study, load_study
-from apex_sim.planner.trial import capacity_of, compile_of
 
 STUDY: Final = Path(__file__).parents[1] / "search" / "atlas" / "across-nodes.toml"
 #: Name to (model, cluster).
@@ -33,8 +32,8 @@ CASES: Final = {
     "8x22b-4": ("mixtral-8x22b", "4x8xh100-sxm"),
     "70b-4": ("llama-3.1-70b", "4x8xh100-sxm"),
 }
-#: Offered rate over the estimated capacity of the baseline; None: everything is there at once.
-LOADS: Final = (0.1, 0.5, 0.9, None)
+#: Offered rate over the rate at which the baseline works off everything at once.
+LOADS: Final = (0.1, 0.5, 0.9)
 #: So long does traffic last at least, unless that makes too many requests.
 LEAST_S, MOST_REQUESTS = 120.0, 2000
 
@@ -83,15 +82,12 @@ def solve(study: Study) -> Case:
     return Case(study, rank(done, study.objective), baseline)
 
 
-def at_load(model: str, cluster: str, load_frac: float | None) -> Study:
-    """Return the study at a part of the baseline's estimated capacity, or offline with throughput as objective."""
-    study = load_study(STUDY, {"model": model, "cluster": cluster})
-    if load_frac is None:
-        changes = {"load": {"offline": True}, "objective": "throughput"}
-    else:
-        plan = next(plan for plan in enumerate_space(study).feasible if is_baseline(study, plan))
-        rate_per_s = load_frac * capacity_of(study, plan, compile_of(study, plan))
-        n = int(min(max(LEAST_S * rate_per_s, study.workload.requests.n), MOST_REQUESTS))
+def at_rate(model: str, cluster: str, rate_per_s: float | None) -> Study:
+    """Return the study at a rate, or offline with throughput as objective."""
+    changes: dict[str, Any] = {"load": {"offline": True, "n_requests": MOST_REQUESTS}, "objective": "throughput"}
+    if rate_per_s is not None:
+        least = load_study(STUDY).workload.requests.n
+        n = int(min(max(LEAST_S * rate_per_s, least), MOST_REQUESTS))
         changes = {"load": {"rate_per_s": rate_per_s, "n_requests": n}}
     return load_study(STUDY, {"model": model, "cluster": cluster, **changes})
 
@@ -127,10 +123,12 @@ def main() -> None:
         print(
             f"\n{model} on {cluster}: load | baseline | best: times as good, plan [engines] | best of vLLM", flush=True
         )
+        offline = solve(at_rate(model, cluster, None))
+        print(f"{'offline':14} {line(offline)}", flush=True)
         for load_frac in LOADS:
-            study = at_load(model, cluster, load_frac)
-            load = "offline" if load_frac is None else f"{study.workload.rate_per_s:.3g}/s ({load_frac:.0%})"
-            print(f"{load:14} {line(solve(study))}", flush=True)
+            rate_per_s = load_frac * (offline.baseline.metrics["requests_per_s"] or 0.0)
+            load = f"{rate_per_s:.3g}/s ({load_frac:.0%})"
+            print(f"{load:14} {line(solve(at_rate(model, cluster, rate_per_s)))}", flush=True)
         print(f"CPU time {time.process_time() - start_s:.0f} s", flush=True)
 
 

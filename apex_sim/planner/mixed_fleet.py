@@ -105,7 +105,7 @@ def cheapest_mix(
     *,
     n_buckets: int = 6,
     split: Literal["quantiles", "powers of two"] = "powers of two",
-    n_bucket_requests: int = 200,
+    n_bucket_requests: int = 600,
     ratio: float = 1.05,
     by: Solver | None = None,
 ) -> CheapestMix:
@@ -114,7 +114,7 @@ def cheapest_mix(
     Parameters
     ----------
     n_buckets, split : buckets of prompt lengths, as of `buckets_of`.
-    n_bucket_requests : on which a bucket's rates are simulated.
+    n_bucket_requests : on which a bucket's rates are simulated; few do not fill an instance, and flatter it.
     ratio : how far apart the rates that an instance keeps and fails on a bucket may be.
 
     Raises
