@@ -1,8 +1,8 @@
 """How much better than tensor parallelism in a node and pipeline stages across nodes is the best plan?
 
-Run as `python benchmarks/claims_nodes.py [CASE ...]`; without names all cases.  For each case and load it simulates
-every plan of the study `search/atlas/across-nodes.toml`, which maps attention and FFN separately, and prints the
-baseline, the best plan, the engines that can run it, and the best plan that vLLM can run.
+Run as `python benchmarks/claims_nodes.py [CASE ...]`; without names all cases; `70b@vllm-0.6` asks for another preset.
+For each case and load it simulates every plan of the study `search/atlas/across-nodes.toml`, which maps attention and
+FFN separately, and prints the baseline, the best plan, the engines that can run it and vLLM's best plan.
 """
 
 from __future__ import annotations
@@ -82,13 +82,16 @@ def solve(study: Study) -> Case:
     return Case(study, rank(done, study.objective), baseline)
 
 
-def at_rate(model: str, cluster: str, rate_per_s: float | None) -> Study:
+def at_rate(name: str, rate_per_s: float | None) -> Study:
     """Return the study at a rate, or offline with throughput as objective."""
     changes: dict[str, Any] = {"load": {"offline": True, "n_requests": MOST_REQUESTS}, "objective": "throughput"}
     if rate_per_s is not None:
         least = load_study(STUDY).workload.requests.n
         n = int(min(max(LEAST_S * rate_per_s, least), MOST_REQUESTS))
         changes = {"load": {"rate_per_s": rate_per_s, "n_requests": n}}
+    case, _, preset = name.partition("@")
+    model, cluster = CASES[case]
+    changes["space"] = {"preset": preset or None}
     return load_study(STUDY, {"model": model, "cluster": cluster, **changes})
 
 
@@ -116,19 +119,17 @@ def line(case: Case) -> str:
 def main() -> None:
     """Run the cases that are named, or all."""
     for name in sys.argv[1:] or CASES:
-        if name not in CASES:
+        if name.partition("@")[0] not in CASES:
             sys.exit(f"no case {name!r}: choose from {', '.join(CASES)}")
         start_s = time.process_time()
-        model, cluster = CASES[name]
-        print(
-            f"\n{model} on {cluster}: load | baseline | best: times as good, plan [engines] | best of vLLM", flush=True
-        )
-        offline = solve(at_rate(model, cluster, None))
+        title = " on ".join(CASES[name.partition("@")[0]])
+        print(f"\n{name}, {title}: load | baseline | best: times as good, plan [engines] | best of vLLM", flush=True)
+        offline = solve(at_rate(name, None))
         print(f"{'offline':14} {line(offline)}", flush=True)
         for load_frac in LOADS:
             rate_per_s = load_frac * (offline.baseline.metrics["requests_per_s"] or 0.0)
             load = f"{rate_per_s:.3g}/s ({load_frac:.0%})"
-            print(f"{load:14} {line(solve(at_rate(model, cluster, rate_per_s)))}", flush=True)
+            print(f"{load:14} {line(solve(at_rate(name, rate_per_s)))}", flush=True)
         print(f"CPU time {time.process_time() - start_s:.0f} s", flush=True)
 
 

@@ -90,7 +90,7 @@ def _shapes(study: Study, pool: Cluster, buckets: Buckets) -> dict[Shape, int]:
     An engine refuses to start where its longest request does not fit its KV pool.  Behind a router by length it need
     not take the longest: where the study states no `max_model_len`, a shape gets that of as many buckets as fit.
     """
-    alone = {"dp": [1], "allow_idle": True, "router": "round-robin", "routers": [], "n_shapes": 1}
+    alone = {"dp": [1], "allow_idle": True, "routers": [], "n_shapes": 1}
     one = replace(study, cluster=pool, space=study.space.model_copy(update=alone))
     found, known, n = dict[Shape, int](), set[Shape](), len(buckets.rate_per_s)
     for reach in range(n, 0, -1) if study.scheduler.max_model_len is None else (n,):

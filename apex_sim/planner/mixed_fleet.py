@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from apex_sim.errors import NoAnswerError
+from apex_sim.fleet.router import SHARING_BY_LENGTH
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import offered_rate_per_s
 from apex_sim.planner.bucket_capacity import Column, columns_of
@@ -176,7 +177,7 @@ class _Proposals:
             routing, load_frac = even_routing(options, [n for _, n in held], self._buckets, self._by)
         except InfeasibleFleetError:
             return None
-        plan = Plan(tuple((column.shape, n) for column, n in held), "size-bucket", routing)
+        plan = Plan(tuple((column.shape, n) for column, n in held), SHARING_BY_LENGTH, routing)
         trial = try_decided(self._study, plan)
         if not trial.keeps:
             return None
