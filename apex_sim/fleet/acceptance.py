@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from apex_sim.errors import InputError
+from apex_sim.plan.plan import Plan
 from apex_sim.plan.scheduler import ACCOUNTING_ORDERS
 from apex_sim.plan.shape import SchedulerSettings
 from apex_sim.workload.requests import Requests
 
 
-def require_lengths(requests: Requests, settings: SchedulerSettings) -> None:
-    """Check that no request is longer than the instance accepts.
+def may_serve(plan: Plan, requests: Requests, entry: int) -> NDArray[np.bool_]:
+    """Return which requests the plan's shares can send to one of its entries; all of them where it has no shares."""
+    if plan.routing is None:
+        return np.ones(requests.n, dtype=np.bool_)
+    served = np.array([row[entry] > 0.0 for row in plan.routing.shares])
+    mine: NDArray[np.bool_] = served[np.searchsorted(plan.routing.bucket_tokens, requests.prompt_tokens, side="left")]
+    return mine
+
+
+def require_lengths(requests: Requests, settings: SchedulerSettings, mine: NDArray[np.bool_]) -> None:
+    """Check that no request of `mine` is longer than the instance accepts.
 
     Raises
     ------
     InputError : one is.
     """
-    longest = requests.prompt_tokens + requests.output_tokens
+    longest = np.where(mine, requests.prompt_tokens + requests.output_tokens, 0)
     index = int(np.argmax(longest))
     if longest[index] > settings.max_model_len:
         raise InputError(

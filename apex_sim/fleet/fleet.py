@@ -9,7 +9,7 @@ import simpy
 
 from apex_sim.cost.device_costs import CostOrigin, DeviceCosts, origin_of
 from apex_sim.errors import InputError, InvariantError
-from apex_sim.fleet.acceptance import owners_of, require_lengths
+from apex_sim.fleet.acceptance import may_serve, owners_of, require_lengths
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, compiled_way
 from apex_sim.fleet.invariants import check_run
 from apex_sim.fleet.queue_rank import queue_ranks
@@ -64,8 +64,8 @@ def simulate_plan(
         raise InputError(f"horizon_s is {horizon_s}", where="horizon_s", remedy="give seconds above 0, or None")
     require_legal_plan(model, cluster, plan)
     make_router(plan)  # a bad routing is refused before tables are made
-    for shape, _ in plan.instances:
-        require_lengths(workload.requests, shape.scheduler)
+    for entry, (shape, _) in enumerate(plan.instances):
+        require_lengths(workload.requests, shape.scheduler, may_serve(plan, workload.requests, entry))
         owners_of(workload.requests, shape.scheduler)
     compiled = compiled or compile_plan(model, cluster, plan, cost)
     needs_reference = reference or horizon_s is not None or policy is not None or order is not None

@@ -110,6 +110,8 @@ ROUTERS: dict[str, Callable[[Plan], Router]] = {
     "size-bucket": size_bucket,
 }
 _SHARING = (weighted_round_robin, size_bucket)
+#: Of plans whose shares depend on the length of prompts.
+SHARING_BY_LENGTH = "size-bucket"
 
 
 def load_router(name: str) -> Callable[[Plan], Router]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from apex_sim.errors import InputError, NoAnswerError
+from apex_sim.metrics.summary import plan_usd_per_h
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import offered_rate_per_s, other_draws
 from apex_sim.planner.rate_bracket import Judgement, RateBracket
@@ -145,7 +146,7 @@ def highest_rate(
         fails_per_s=fails_per_s,
         offered_per_s=offered_per_s,
         estimate_per_s=estimate_per_s,
-        usd_per_h=plan.n_devices * study.cluster.device.price_usd_per_h,
+        usd_per_h=plan_usd_per_h(plan, study.cluster),
         n_draws=len(draws),
         independent=study.workload.seed is not None,
         share_frac=share_frac,

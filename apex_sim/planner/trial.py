@@ -16,7 +16,7 @@ from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.metrics.summary import summarise
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import longer_draw
-from apex_sim.planner.evaluation import cost_model_of
+from apex_sim.planner.evaluation import costs_of
 from apex_sim.planner.ranking import is_answer
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
@@ -60,13 +60,13 @@ class Trial:
 
 
 def compile_of(study: Study, plan: Plan) -> CompiledPlan:
-    """Return memory and step model of each shape of `plan` under the study's cost model.
+    """Return memory and step model of each shape of `plan` under the study's cost back ends.
 
     Raises
     ------
     InfeasiblePlanError : a shape does not fit.
     """
-    return compile_plan(study.model, study.cluster, plan, cost_model_of(study))
+    return compile_plan(study.model, study.cluster, plan, costs_of(study))
 
 
 def try_plan(study: Study, plan: Plan, compiled: CompiledPlan | None = None) -> Trial:
@@ -82,7 +82,7 @@ def try_plan(study: Study, plan: Plan, compiled: CompiledPlan | None = None) -> 
     UnsupportedError : the study's calibration profile was fitted to far fewer or more requests at a time.
     """
     compiled = compiled or compile_of(study, plan)
-    run = simulate_plan(study.model, study.cluster, plan, study.workload, cost_model_of(study), compiled=compiled)
+    run = simulate_plan(study.model, study.cluster, plan, study.workload, costs_of(study), compiled=compiled)
     if study.profile and study.workload.load.concurrency is None:
         require_near_users(study.profile, run.mean_users)
     return judge_run(study, run, compiled)
