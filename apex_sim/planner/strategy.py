@@ -46,6 +46,23 @@ _LONGEST_PREFIX_FRAC: Final = 0.6
 _PROMISING_FRAC: Final = 0.1
 
 
+#: How much better on the first requests is worth a simulation at once, and of how many plans.
+_BETTER_FRAC: Final = 0.02
+_BETTER_ROUND: Final = 2
+
+
+def _low_or_between(indices: list[int], n: int) -> list[int]:
+    """Return `n` of the plans in order of their bounds: half of them the first, half spread over all others.
+
+    Where the best bounds belong to plans that break a limit, an answer lies in between.
+    """
+    if len(indices) <= n:
+        return indices
+    n_low = n - n // 2
+    rest, n_spread = indices[n_low:], n // 2
+    return indices[:n_low] + [rest[(2 * k + 1) * len(rest) // (2 * n_spread)] for k in range(n_spread)]
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How far a search goes: `exhaustive` simulates all plans, `gap_frac` goes on until that gap is proven.
@@ -89,7 +106,7 @@ class Strategy:
         unbound = [i for i in range(len(self.plans)) if i not in self.glimpses and not self._is_done(i)]
         if unbound:
             return [Job(self.plans[i], 0) for i in unbound]
-        return self._look() or self._lead() or self._prove()
+        return self._improve() or self._look() or self._lead() or self._prove()
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         """Take what came of the jobs."""
@@ -146,8 +163,22 @@ class Strategy:
         fresh = [i for i in self.open_plans() if not self.glimpses[i].n_requests]
         if self.best is None and len(self.evaluations) < _WHOLE_ROUND:
             n_seen = sum(glimpse.n_requests > 0 for glimpse in self.glimpses.values())
-            fresh = fresh[: max(0, _FIRST_ROUND - n_seen)]
-        return [Job(self.plans[i], self._n_glimpse) for i in fresh[:_ROUND]]
+            fresh = _low_or_between(fresh, min(_ROUND, max(0, _FIRST_ROUND - n_seen)))
+        return [Job(self.plans[i], self._n_glimpse) for i in _low_or_between(fresh, _ROUND)]
+
+    def _improve(self) -> list[Job]:
+        """Return plans that did better on the first requests than the best: a better one rules out more by its bound."""
+        if self.best is None or self.best not in self.glimpses or len(self.evaluations) >= self._most_whole // 2:
+            return []
+        _, best, _ = self._promise(self.best)
+        better = [
+            promise
+            for i in self.open_plans(self._gap_frac)
+            if self.glimpses[i].n_requests and self.glimpses[self.best].n_requests
+            for promise in [self._promise(i)]
+            if not promise[0] and promise[1] < best - _BETTER_FRAC * abs(best)
+        ]
+        return self._whole([i for _, _, i in sorted(better)[:_BETTER_ROUND]])
 
     def _lead(self) -> list[Job]:
         """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.

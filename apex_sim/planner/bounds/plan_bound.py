@@ -27,7 +27,7 @@ from apex_sim.units import SECONDS_PER_HOUR
 from apex_sim.workload.workload import Workload
 
 #: Times at which arrived work is held against what can be done.
-_N_MARKS: Final = 64
+_N_MARKS: Final = 24
 
 #: Best possible value by metric name.
 Bounds = Mapping[str, float]
