@@ -161,13 +161,14 @@ class Strategy:
         if not self._has_glimpses:
             return []
         fresh = [i for i in self.open_plans() if not self.glimpses[i].n_requests]
-        if self.best is None and len(self.evaluations) < _WHOLE_ROUND:
+        if self.best is None:
             n_seen = sum(glimpse.n_requests > 0 for glimpse in self.glimpses.values())
-            fresh = _low_or_between(fresh, min(_ROUND, max(0, _FIRST_ROUND - n_seen)))
+            n_more = _FIRST_ROUND + _ROUND * len(self.evaluations) - n_seen
+            fresh = _low_or_between(fresh, min(_ROUND, max(0, n_more)))
         return [Job(self.plans[i], self._n_glimpse) for i in _low_or_between(fresh, _ROUND)]
 
     def _improve(self) -> list[Job]:
-        """Return plans that did better on the first requests than the best: a better one rules out more by its bound."""
+        """Return plans that did better on the first requests than the best: one that is better rules out more."""
         if self.best is None or self.best not in self.glimpses or len(self.evaluations) >= self._most_whole // 2:
             return []
         _, best, _ = self._promise(self.best)
@@ -191,7 +192,10 @@ class Strategy:
             ready = [i for i in ready if not self._promise(i)[0]]
             if len(self.evaluations) >= max(self._most_whole // 2, _WHOLE_ROUND):
                 ready = [i for i in ready if self._is_promising(i) and (self._has_glimpses or self._is_neighbour(i))]
-        return self._whole(self._twins_last(ready)[: self._n_round])
+        chosen = self._twins_last(ready)[: self._n_round]
+        if self.best is None and len(chosen) > 1:  # whatever it costs, an answer rules out others
+            chosen[-1] = min(ready, key=lambda i: (self._promise(i)[0], self.glimpses[i].load_frac or 0.0, i))
+        return self._whole(list(dict.fromkeys(chosen)))
 
     def _prove(self) -> list[Job]:
         """Return what the proof needs: the plans with the lowest bounds, on so many requests as may rule them out."""
