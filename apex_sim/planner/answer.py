@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 from apex_sim import __version__
 from apex_sim.errors import NoAnswerError, OutsideEnvelopeError
+from apex_sim.metrics.definitions import METRICS
 from apex_sim.planner.certificate import Certificate, certify
 from apex_sim.planner.crew import Crew
 from apex_sim.planner.error_bars import Beats, beats_of, coin_tosses
@@ -89,13 +91,36 @@ class SearchResult:
     @property
     def problem(self) -> str:
         """Why there is no answer; empty when there is one."""
+        if not self.plans and self.glimpses:
+            return f"no plan of {self.study.name} keeps every limit: {'; '.join(self.shortfalls)}"
         if not self.plans:
-            reasons = "; ".join(f"{refusal.plan.label}: {refusal.reason}" for refusal in self.infeasible[:3])
-            return f"no plan can run {self.study.model.name} on {self.study.cluster.name} ({reasons})"
+            rules = Counter(refusal.rule for refusal in self.infeasible).most_common(3)
+            reasons = "; ".join(f"{n} plans: {rule}" for rule, n in rules)
+            first = f"{self.infeasible[0].plan.label}: {self.infeasible[0].reason}" if self.infeasible else "none"
+            return f"no plan can run {self.study.model.name} on {self.study.cluster.name} ({first}; in all {reasons})"
         if not is_answer(self.plans[0]):
-            first = self.plans[0]
-            return f"no plan is steady and keeps every SLO; the closest, {first.plan.label}: {first.why}"
+            closest = self.plans[0]
+            why = "; ".join([closest.why, *self.shortfalls])
+            return f"no plan is steady and keeps every SLO; the closest, {closest.plan.label}: {why}"
         return ""
+
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """Each limit that no plan of the space keeps, and how much is missing under the plan that comes closest."""
+        found = []
+        for name, limit in self.study.slo.limits:
+            values = [plan.metrics[name] for plan in self.plans] + [each.bounds.get(name) for each in self.glimpses]
+            known = [value for value in values if value is not None]
+            if len(known) < len(values) or not known:
+                continue
+            is_upper = METRICS[name].better == "lower"
+            best = min(known) if is_upper else max(known)
+            if best > limit if is_upper else best < limit:
+                what = "least" if is_upper else "most"
+                found.append(
+                    f"{name} is {best:.4g} at the {what}, {limit:g} is the limit: {abs(best - limit):.4g} missing"
+                )
+        return tuple(found)
 
 
 def answer_study(
