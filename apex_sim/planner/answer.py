@@ -116,10 +116,8 @@ class SearchResult:
             is_upper = METRICS[name].better == "lower"
             best = min(known) if is_upper else max(known)
             if best > limit if is_upper else best < limit:
-                what = "least" if is_upper else "most"
-                found.append(
-                    f"{name} is {best:.4g} at the {what}, {limit:g} is the limit: {abs(best - limit):.4g} missing"
-                )
+                what, missing = "least" if is_upper else "most", abs(best - limit)
+                found.append(f"{name} is {best:.4g} at the {what}, {limit:g} is the limit: {missing:.4g} missing")
         return tuple(found)
 
 

@@ -46,6 +46,8 @@ _LONGEST_PREFIX_FRAC: Final = 0.6
 _PROMISING_FRAC: Final = 0.1
 
 
+#: Plans that are simulated whole in any case.
+_ALTERNATIVES: Final = 5
 #: How much better on the first requests is worth a simulation at once, and of how many plans.
 _BETTER_FRAC: Final = 0.02
 _BETTER_ROUND: Final = 2
@@ -106,7 +108,7 @@ class Strategy:
         unbound = [i for i in range(len(self.plans)) if i not in self.glimpses and not self._is_done(i)]
         if unbound:
             return [Job(self.plans[i], 0) for i in unbound]
-        return self._improve() or self._look() or self._lead() or self._prove()
+        return self._improve() or self._look() or self._lead() or self._prove() or self._alternatives()
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         """Take what came of the jobs."""
@@ -205,6 +207,12 @@ class Strategy:
             n_requests = self._ruling_out(i)
             jobs.append(Job(self.plans[i], n_requests, check=self._check, reference=self._reference))
         return jobs
+
+    def _alternatives(self) -> list[Job]:
+        """Return plans that may be no better than the best but that users will want to see beside it."""
+        n = min(_ALTERNATIVES, self._most_whole) - len(self.evaluations)
+        seen = [i for i, glimpse in self.glimpses.items() if not self._is_done(i) and not glimpse.breaks]
+        return self._whole(sorted(seen, key=self._promise)[: max(0, n)])
 
     def _ruling_out(self, index: int) -> int | None:
         """Return on how many requests a plan shows that it is worse than the best; None if only on nearly all.
