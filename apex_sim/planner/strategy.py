@@ -7,6 +7,9 @@ gap that was asked for, or until the allowed share of the plans has been simulat
 
 `ask` returns jobs whose order of completion does not matter, `tell` takes what came of all of them.  What is asked
 depends on outcomes only, never on time or on who does the jobs, so that every run of a search takes the same way.
+
+Where all requests are there from the start, a run of the first ones proves nothing of the whole, but still tells which
+plans to simulate.
 """
 
 from __future__ import annotations
@@ -93,7 +96,8 @@ class Strategy:
         n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
         most = math.floor(n * _LONGEST_PREFIX_FRAC)
         self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
-        self._has_glimpses = has_prefixes(study.workload) and self._n_glimpse < n
+        self._has_glimpses = self._n_glimpse < n
+        self._has_prefixes = has_prefixes(study.workload)
         self._most_whole = max(_LEAST_WHOLE, math.floor(effort.whole_frac * len(self.plans)))
 
     @property
@@ -186,7 +190,7 @@ class Strategy:
     def _lead(self) -> list[Job]:
         """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.
 
-        Where nothing was seen of first requests, bounds say less, and after half of the plans only the best's
+        Where there are too few requests for first ones, bounds say less, and after half of the plans only the best's
         neighbours are worth it.
         """
         ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
@@ -221,7 +225,7 @@ class Strategy:
         """
         glimpse, n = self.glimpses[index], self._study.workload.requests.n
         estimate = glimpse.estimates.get(self._objective.name)
-        if not self._has_glimpses or estimate is None or self.best is None:
+        if not self._has_prefixes or estimate is None or self.best is None:
             return None
         if self._study.slo.limits and self._promise(index)[0]:  # more of its requests will show that it breaks a limit
             n_requests = 2 * glimpse.n_requests

@@ -143,6 +143,21 @@ def test_the_answer_does_not_depend_on_how_many_work_on_it() -> None:
     assert [each.metrics for each in alone.plans] == [each.metrics for each in together.plans]
 
 
+@pytest.mark.parametrize(
+    ("load", "n_first"),
+    [({"rate_per_s": 9.0}, 48), ({"concurrency": 20}, 60), ({"concurrency": 90}, 120), ({"offline": True}, 48)],
+)
+def test_first_requests_of_a_closed_loop_hold_several_waves(load: dict[str, Any], n_first: int) -> None:
+    data = merge(_BASE, {"space": {"max_num_seqs": list(range(1, 11))}})
+    study = make_study({**data, "load": {"n_requests": 200, **load}}, "made-up", "made-up.toml")
+    space = enumerate_space(study)
+    strategy = Strategy(study, space, Effort())
+    bounds = [(job, Glimpse(job.plan, 0, {"e2e_mean_s": 1.0}, {}, (), None, 0.0)) for job in strategy.ask()]
+    assert len(bounds) == len(space.feasible) > SMALL
+    strategy.tell(bounds)
+    assert {job.n_requests for job in strategy.ask()} == {n_first}
+
+
 # --- the certificate by hand ------------------------------------------------------------------------------------------
 
 
