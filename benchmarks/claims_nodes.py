@@ -108,7 +108,10 @@ def line(case: Case) -> str:
     """Return what is printed of a case."""
     study, vllm = case.study, case.best_of("vllm")
     value = case.baseline.metrics[study.objective.name]
-    steady = "" if is_answer(case.baseline) else " (unsteady)"
+    settled = case.baseline.stability.steady or study.workload.rate_per_s is None
+    steady = (
+        "" if settled else f" (busy {case.baseline.metrics['busy_frac']:.0%}, its backlog grows or has not settled)"
+    )
     return (
         f"{study.objective.name} {value:.3g}{steady} | {case.ratio(case.best):.2f} {_cells(case.best)} "
         f"[{','.join(_engines(study, case.best)) or 'none'}] | {case.ratio(vllm):.2f} {_cells(vllm)} "
