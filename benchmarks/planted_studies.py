@@ -25,11 +25,12 @@ from apex_sim.metrics.definitions import METRICS
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.bounds.seen import has_prefixes
 from apex_sim.planner.certificate import Certificate, certify
+from apex_sim.planner.effort import Effort
 from apex_sim.planner.evaluation import Evaluation, capacity_per_s, costs_of
 from apex_sim.planner.job import Bench, Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
 from apex_sim.planner.space import Space, enumerate_space
-from apex_sim.planner.strategy import Effort, Strategy
+from apex_sim.planner.strategy import Strategy
 from apex_sim.planner.study import Study, make_study
 
 _LEAST_PLANS: Final = 100

@@ -73,7 +73,7 @@ def search_command(
     and --workload state the question. Files: report.html, plans.csv and result.json.
     """
     from apex_sim.planner.answer import answer_study
-    from apex_sim.planner.strategy import Effort
+    from apex_sim.planner.effort import Effort
     from apex_sim.report.document import search_document
 
     if exhaustive and gap is not None:

@@ -18,7 +18,7 @@ from apex_sim.cost.step_model import StageModel, StepModel
 from apex_sim.cost.step_tables import Ints
 from apex_sim.errors import InvariantError
 from apex_sim.instance.draft_arrays import draft_rows_of, point_at_draft
-from apex_sim.instance.joined_tables import joined_tables
+from apex_sim.instance.joined_tables import join_tables
 from apex_sim.instance.kernel import state as at
 from apex_sim.instance.kernel.policies import COMPILED_POLICIES
 from apex_sim.instance.kernel.prefixes import start_queue
@@ -132,7 +132,7 @@ def start(
     n_sums = of.n_sums(len(step_model.windows))
     most_running = settings.max_num_seqs + 1
     prefixes = prefix_cache_of(settings, memory, unit_tokens)
-    joined = joined_tables(step_model)
+    joined = join_tables(step_model)
     state = State(
         requests=requests,
         queues=np.zeros(n_queues, dtype=at.QUEUE),

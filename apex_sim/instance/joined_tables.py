@@ -35,7 +35,7 @@ class JoinedTables:
 _kept: OrderedDict[tuple[int, ...], JoinedTables] = OrderedDict()
 
 
-def joined_tables(step_model: StepModel) -> JoinedTables:
+def join_tables(step_model: StepModel) -> JoinedTables:
     """Return the tables of `step_model`; those kept hold on to what they were made of, so that an id stays its own."""
     drafts = (step_model.draft.first, step_model.draft.follow) if step_model.draft else ()
     tables = (*(stage.tables for stage in step_model.stages), *drafts)

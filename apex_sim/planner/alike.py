@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
 from apex_sim.planner.study import Study
+
+
+def canonical_plan(plan: Plan, study: Study) -> Plan:
+    """Return the plan that stands for all plans that serve the study's workload exactly as `plan` does.
+
+    A single instance gets every request, whatever routes them.
+    """
+    instances = tuple((canonical_shape(shape, study), count) for shape, count in plan.instances)
+    return Plan(instances, plan.router if plan.n_instances > 1 else "", plan.routing)
 
 
 def canonical_shape(shape: Shape, study: Study) -> Shape:

@@ -28,8 +28,8 @@ from apex_sim.planner.evaluation import Evaluation, capacity_per_s, costs_of, ev
 from apex_sim.planner.space import Refusal
 from apex_sim.planner.study import Study
 
-#: Shapes whose tables a process keeps: some MB each.
-_MOST_SHAPES: Final = 48
+#: Shapes whose tables a process keeps: 20 to 50 MB each.
+_MOST_SHAPES: Final = 32
 
 CompiledShape = tuple[Memory, StepModel]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from apex_sim.errors import InfeasiblePlanError, InputError, OutsideEnvelopeError
 from apex_sim.instance.reference import OrderMaker, Policy
-from apex_sim.planner.answer import Provenance, provenance_of
 from apex_sim.planner.evaluation import Evaluation, run_plan, summarise_run
+from apex_sim.planner.provenance import Provenance, provenance_of
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun

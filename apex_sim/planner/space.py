@@ -17,7 +17,7 @@ from apex_sim.plan.legality import require_legal_plan, require_legal_shape
 from apex_sim.plan.memory import instance_memory
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape
-from apex_sim.planner.alike import canonical_shape
+from apex_sim.planner.alike import canonical_plan
 from apex_sim.planner.shapes import Choice, default_max_model_len, shapes_of
 from apex_sim.planner.study import Study
 from apex_sim.truth.calibration.profile_support import require_near_load, require_same_server
@@ -95,7 +95,7 @@ def enumerate_space(study: Study) -> Space:
     seen, reasons, n_alike = set[Plan](), dict[Shape, str](), 0
     contradictions = Counter[str]()
     for plan, choice in _plans(study, contradictions):
-        same = Plan(tuple((canonical_shape(shape, study), n) for shape, n in plan.instances), plan.router, plan.routing)
+        same = canonical_plan(plan, study)
         if same in seen:
             n_alike += 1
             continue
@@ -180,7 +180,12 @@ def _plans(study: Study, contradictions: Counter[str]) -> Iterator[tuple[Plan, C
     listed = _listed_knobs(study)
     for plan, choice in _bare_plans(study, contradictions, routers):
         named = dict(choice)
-        texts = [f"{text} {_word(named[name])}" for name, text in listed.items() if name in named]
+        alone = len(plan.instances) == 1  # several shapes say themselves what they are on
+        texts = [
+            f"{text} {_word(named[name])}"
+            for name, text in listed.items()
+            if name in named and (alone or name != "device")
+        ]
         yield replace(plan, note=", ".join(texts)), choice
 
 
@@ -204,8 +209,7 @@ def _listed_knobs(study: Study) -> dict[str, str]:
         "router": "router",
     }
     found = {name: names[name] for name, values in lists.items() if len(set(values)) > 1}
-    several_devices = len(study.cluster.pools) > 1
-    return {**found, **({"device": "on"} if several_devices and study.space.n_shapes == 1 else {})}
+    return {**found, "device": "on"} if len(study.cluster.pools) > 1 else found
 
 
 def _word(value: object) -> str:

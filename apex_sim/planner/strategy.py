@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from apex_sim.planner.bounds.seen import has_prefixes
+from apex_sim.planner.effort import GAP_FRAC, Effort
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.job import Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
@@ -28,11 +28,8 @@ from apex_sim.planner.study import Study
 
 #: Spaces up to this size are simulated whole.
 SMALL: Final = 24
-#: Share of the plans that is simulated whole where no gap is asked for, and the least number.
-WHOLE_FRAC: Final = 0.10
+#: The least number of plans that may be simulated whole.
 _LEAST_WHOLE: Final = 8
-#: The gap that a search is content with where none is asked for.
-GAP_FRAC: Final = 0.05
 #: First requests at which plans are compared, as a share of all, and the least number.
 _GLIMPSE_FRAC: Final = 1 / 16
 _LEAST_GLIMPSE: Final = 48
@@ -54,30 +51,6 @@ _ALTERNATIVES: Final = 5
 #: How much better on the first requests is worth a simulation at once, and of how many plans.
 _BETTER_FRAC: Final = 0.02
 _BETTER_ROUND: Final = 2
-
-
-def _low_or_between(indices: list[int], n: int) -> list[int]:
-    """Return `n` of the plans in order of their bounds: half of them the first, half spread over all others.
-
-    Where the best bounds belong to plans that break a limit, an answer lies in between.
-    """
-    if len(indices) <= n:
-        return indices
-    n_low = n - n // 2
-    rest, n_spread = indices[n_low:], n // 2
-    return indices[:n_low] + [rest[(2 * k + 1) * len(rest) // (2 * n_spread)] for k in range(n_spread)]
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How far a search goes: `exhaustive` simulates all plans, `gap_frac` goes on until that gap is proven.
-
-    Without either it stops at `GAP_FRAC`, or when `whole_frac` of the plans have been simulated whole.
-    """
-
-    gap_frac: float | None = None
-    exhaustive: bool = False
-    whole_frac: float = WHOLE_FRAC
 
 
 class Strategy:
@@ -299,3 +272,15 @@ class Strategy:
     def _whole(self, indices: Sequence[int]) -> list[Job]:
         bars = self.is_exhaustive and len(self.plans) <= SMALL
         return [Job(self.plans[i], None, bars=bars, check=self._check, reference=self._reference) for i in indices]
+
+
+def _low_or_between(indices: list[int], n: int) -> list[int]:
+    """Return `n` of the plans in order of their bounds: half of them the first, half spread over all others.
+
+    Where the best bounds belong to plans that break a limit, an answer lies in between.
+    """
+    if len(indices) <= n:
+        return indices
+    n_low = n - n // 2
+    rest, n_spread = indices[n_low:], n // 2
+    return indices[:n_low] + [rest[(2 * k + 1) * len(rest) // (2 * n_spread)] for k in range(n_spread)]

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from apex_sim.metrics.cost_basis import summary_of
 from apex_sim.metrics.definitions import LATENCIES, STATISTICS
-from apex_sim.planner.answer import Provenance, SearchResult
+from apex_sim.planner.answer import SearchResult
 from apex_sim.planner.evaluation import Evaluation
+from apex_sim.planner.provenance import Provenance
 from apex_sim.planner.simulation import Simulation
 from apex_sim.report.certificate_text import certificate_sentences
 from apex_sim.report.document import breakdown_shares

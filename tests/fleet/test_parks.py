@@ -21,8 +21,8 @@ from apex_sim.plan.legality import require_legal_plan
 from apex_sim.plan.plan import Plan
 from apex_sim.plan.routing import Routing
 from apex_sim.plan.shape import Shape
-from apex_sim.planner.answer import provenance_of
 from apex_sim.planner.evaluation import cost_model_of, costs_of, run_plan, summarise_run
+from apex_sim.planner.provenance import provenance_of
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study, make_study
 from apex_sim.record.run import FleetRun

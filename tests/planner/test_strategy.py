@@ -12,11 +12,12 @@ import pytest
 from apex_sim.metrics.definitions import METRICS
 from apex_sim.planner.answer import answer_study
 from apex_sim.planner.certificate import Certificate, certify, gap_frac, is_mean
+from apex_sim.planner.effort import WHOLE_FRAC, Effort
 from apex_sim.planner.evaluation import Evaluation
 from apex_sim.planner.job import Bench, Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
 from apex_sim.planner.space import Refusal, Space, enumerate_space
-from apex_sim.planner.strategy import SMALL, WHOLE_FRAC, Effort, Strategy
+from apex_sim.planner.strategy import SMALL, Strategy
 from apex_sim.planner.study import Study, make_study, merge
 
 _BASE: dict[str, Any] = {

@@ -16,7 +16,7 @@ from apex_sim.errors import ImplausibleError, InputError, UnsupportedError
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.slo import Slo
 from apex_sim.metrics.summary import summarise
-from apex_sim.planner.answer import provenance_of
+from apex_sim.planner.provenance import provenance_of
 from apex_sim.planner.study import load_study, make_study
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.calibration.fit import fit_multipliers
