@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -22,6 +22,7 @@ from apex_sim.errors import NoAnswerError
 from apex_sim.report.strict_json import json_text
 
 _FILES = ("report.html", "plans.csv", "result.json")
+_INTERRUPTED: Final = 130
 _EPILOG = """\b
 Examples:
   apex-sim search quickstart
@@ -110,6 +111,9 @@ def search_command(
         print_search(result, stdout_console())
     if folder:
         click.echo(f"Wrote {', '.join(_FILES)} to {folder}", err=True)
+    if result.interrupted:
+        click.echo("Interrupted: this is the best so far.", err=True)
+        raise click.exceptions.Exit(_INTERRUPTED)
     if result.problem:
         raise NoAnswerError(result.problem)
 

@@ -13,6 +13,7 @@ from apex_sim.planner.evaluation import Evaluation
 PARETO_METRICS: Final = (
     "ttft_mean_s",
     "tpot_mean_s",
+    "output_tokens_per_s",
     "usd_per_million_output_tokens",
     "energy_per_output_token_j",
 )

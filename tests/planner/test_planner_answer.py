@@ -75,11 +75,16 @@ _POINT = st.tuples(*[st.one_of(st.none(), st.integers(1, 3)) for _ in PARETO_MET
 def test_the_pareto_front_against_brute_force(points: list[tuple[tuple[int | None, ...], bool | None]]) -> None:
     plans = [_made_up(dict(zip(PARETO_METRICS, point, strict=True)), steady) for point, steady in points]
     front = pareto_front(plans)
-    worst = 99
+    worst, n = 99, len(PARETO_METRICS)
+    signs = [-1 if METRICS[name].better == "higher" else 1 for name in PARETO_METRICS]
+
+    def losses(point: tuple[int | None, ...]) -> list[int]:
+        return [worst if value is None else sign * value for sign, value in zip(signs, point, strict=True)]
+
     for plan, (point, steady) in zip(plans, points, strict=True):
-        mine = [worst if value is None else value for value in point]
-        rivals = [[worst if v is None else v for v in other] for other, ok in points if ok is not False]
-        beaten = any(all(r[i] <= mine[i] for i in range(4)) and any(r[i] < mine[i] for i in range(4)) for r in rivals)
+        mine = losses(point)
+        rivals = [losses(other) for other, ok in points if ok is not False]
+        beaten = any(all(r[i] <= mine[i] for i in range(n)) and any(r[i] < mine[i] for i in range(n)) for r in rivals)
         assert (steady is not False and not beaten) == any(plan is kept for kept in front)
 
 

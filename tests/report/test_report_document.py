@@ -20,7 +20,8 @@ def test_search_has_the_promised_keys(result):
     document = json.loads(strict(search_document(result)))
     assert document["schema_version"] == 1
     assert set(document) == {
-        *("schema_version", "study", "problem", "plans", "infeasible", "pareto", "certificate", "provenance")
+        *("schema_version", "study", "problem", "plans", "infeasible", "pareto", "certificate", "provenance"),
+        *("not_simulated", "interrupted"),
     }
     first = document["plans"][0]
     assert first["rank"] == 1

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from apex_sim.fleet.compiled_plan import CompiledPlan
 from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.plan.plan import Plan
-from apex_sim.planner.evaluation import cost_model_of
+from apex_sim.planner.evaluation import costs_of
 from apex_sim.planner.study import Study
 from apex_sim.planner.trial import Trial
 from apex_sim.record.request_records import RequestRecords
@@ -136,7 +136,7 @@ def _ample(study: Study, trial: Trial, compiled: CompiledPlan) -> RequestRecords
 
 
 def _serve(study: Study, plan: Plan, workload: Workload, compiled: CompiledPlan) -> RequestRecords:
-    run = simulate_plan(study.model, study.cluster, plan, workload, cost_model_of(study), compiled=compiled)
+    run = simulate_plan(study.model, study.cluster, plan, workload, costs_of(study), compiled=compiled)
     return run.requests
 
 
