@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +108,12 @@ class StageMeter:
         tables = [(self._stage.tokens, self._token_visits), (self._stage.head, self._head_visits)]
         if self._stage.joint:
             tables.append((self._stage.joint, self._joint_visits))
-        for table, visits in tables:
-            spent = (table.kernel_s @ visits).tolist()
-            outside = (np.where(table.in_range, 0.0, table.kernel_s) @ visits).tolist()
-            bounds = [(float(c), float(m), float(n)) for c, m, n in (table.bounds_s @ visits).T]
+        for table, every in tables:
+            at = np.flatnonzero(every)  # of a table's thousands of sizes an instance of many meets some
+            visits, kernel_s = every[at], table.kernel_s[:, at]
+            spent = (kernel_s @ visits).tolist()
+            outside = (np.where(table.in_range[:, at], 0.0, kernel_s) @ visits).tolist()
+            bounds = [(float(c), float(m), float(n)) for c, m, n in (table.bounds_s[:, :, at] @ visits).T]
             rows = zip(table.names, table.bases, spent, outside, bounds, strict=True)
             shares += [OperatorShare(*row) for row in rows]
         attention_s = sum(self._prefill_s) + sum(self._decode_s)
@@ -126,10 +129,13 @@ class StageMeter:
             shares.append(OperatorShare("draft", basis, self.draft_s, self.draft_s))
         return shares
 
-    def operators_s(self) -> dict[str, float]:
-        """Return the exposed seconds of each operator, kernel launches and host; with idle they fill the makespan."""
+    def operators_s(self, shares: Sequence[OperatorShare] | None = None) -> dict[str, float]:
+        """Return the exposed seconds of each operator, kernel launches and host; with idle they fill the makespan.
+
+        `shares` are the meter's own, where they have been asked for already.
+        """
         spent: dict[str, float] = {}
-        for share in self.shares():
+        for share in self.shares() if shares is None else shares:
             spent[share.operator] = spent.get(share.operator, 0.0) + share.spent_s
         if self._stage.spread_s is not None:
             spent["moe"] += self.imbalance_s

@@ -142,17 +142,20 @@ def _request_seconds(arrival_s: np.ndarray, left_s: np.ndarray) -> float:
 
 
 def _instance_run(shape: Shape, memory: Memory, served: Served, makespan_s: float) -> InstanceRun:
+    shares = [meter.shares() for meter in served.meters]
     stages = tuple(
         StageRun(
-            operators_s=meter.operators_s(),
+            operators_s=meter.operators_s(of_stage),
             idle_s=idle_s + makespan_s - free_s,
             busy_s=meter.busy_s,
             n_steps=meter.n_steps,
             n_devices=stage.n_devices,
             dynamic_j=meter.dynamic_j * stage.n_devices,
             idle_j=meter.idle_w * makespan_s * stage.n_devices,
-            shares=tuple(meter.shares()),
+            shares=tuple(of_stage),
         )
-        for stage, meter, idle_s, free_s in zip(shape.stages, served.meters, served.idle_s, served.free_s, strict=True)
+        for stage, meter, of_stage, idle_s, free_s in zip(
+            shape.stages, served.meters, shares, served.idle_s, served.free_s, strict=True
+        )
     )
     return InstanceRun(shape, memory, stages, served.steps, served.n_blocks_held)

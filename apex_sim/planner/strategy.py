@@ -15,6 +15,7 @@ plans to simulate.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Final
 
@@ -46,6 +47,8 @@ _LONGEST_PREFIX_FRAC: Final = 0.6
 _PROMISING_FRAC: Final = 0.1
 
 
+#: Where more than this share of the plans changed, all are sorted anew.
+_MANY_FRAC: Final = 0.1
 #: Plans that are simulated whole in any case.
 _ALTERNATIVES: Final = 5
 #: How much better on the first requests is worth a simulation at once, and of how many plans.
@@ -66,6 +69,8 @@ class Strategy:
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
         self.best: int | None = None
+        self._losses = [-math.inf] * len(self.plans)
+        self._order = [(-math.inf, index) for index in range(len(self.plans))]
         n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
         most = math.floor(n * _LONGEST_PREFIX_FRAC)
         self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
@@ -89,6 +94,7 @@ class Strategy:
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         """Take what came of the jobs."""
+        changed = set[int]()
         for job, outcome in outcomes:
             index = self._number[job.plan]
             match outcome:
@@ -98,6 +104,8 @@ class Strategy:
                     self.evaluations[index] = outcome
                 case Glimpse():
                     self.glimpses[index] = outcome
+            changed.add(index)
+        self._sort(changed)
         answers = [i for i, evaluation in self.evaluations.items() if is_answer(evaluation)]
         self.best = min(answers, key=lambda i: (self._whole_loss(i), i), default=None)
 
@@ -130,8 +138,21 @@ class Strategy:
     def open_plans(self, gap_frac: float = 0.0) -> list[int]:
         """Return the plans not simulated whole that may beat the best by more than `gap_frac`, the likeliest first."""
         target = self.best_loss - gap_frac * abs(self.best_loss) if self.best is not None else math.inf
-        left = [(self.bound_loss(i), i) for i in range(len(self.plans)) if not self._is_done(i)]
-        return [i for loss, i in sorted(left) if loss < target]
+        return [i for _, i in self._order[: bisect_left(self._order, (target,))]]
+
+    def _sort(self, changed: set[int]) -> None:
+        """Keep the plans that are not done in the order of their bounds, of which some have changed."""
+        if len(changed) > _MANY_FRAC * len(self._order):
+            self._losses = [self.bound_loss(i) for i in range(len(self.plans))]
+            self._order = sorted((loss, i) for i, loss in enumerate(self._losses) if not self._is_done(i))
+            return
+        for i in changed:
+            at = bisect_left(self._order, (self._losses[i], i))
+            if at < len(self._order) and self._order[at][1] == i:
+                del self._order[at]
+            self._losses[i] = self.bound_loss(i)
+            if not self._is_done(i):
+                insort(self._order, (self._losses[i], i))
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ class LatencyHistogram:
 
     def merge(self, other: LatencyHistogram) -> None:
         """Add all gaps of `other`."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        for index in np.flatnonzero(other.counts).tolist():
+            self.counts[index] += other.counts[index]
         self.n += other.n
         self.sum_s += other.sum_s
 

@@ -69,3 +69,27 @@ def test_each_factor_acts_on_kernels_of_its_own_phase() -> None:
             expected = 1.0 if prompt and factors.decode > 1.0 else factor
             after = change_preset(base, replace(preset, factors=factors)).stages[0].price(_batch(base, prompt=prompt))
             assert after.device_s - after.launch_s == pytest.approx(expected * kernels_s, rel=1e-12)
+
+
+def test_stages_that_share_tables_share_the_changed_ones() -> None:
+    preset = load_preset("vllm-1")
+    model, cluster = load_model("llama-3.1-8b"), load_cluster("8xh100-sxm")
+    settings = resolve_settings(preset, cluster.device, 2048, tp=1, pp=8)
+    stages = tensor_pipeline_stages((4,) * 8, 1, 1, ep=False)
+    shape = Shape(cluster.device.name, stages, Precision("bf16", "bf16"), settings, preset)
+    base = compile_step_model(model, cluster, shape, best_cost_model(cluster.device))
+    for other in (
+        replace(preset, factors=PhaseFactors(1.0, 1.5)),
+        replace(preset, slowdown=replace(preset.slowdown, base=1.3)),
+    ):
+        changed = change_preset(base, other)
+        assert [stage.context.index for stage in changed.stages] == list(range(8))
+        assert {stage.context.shape.preset for stage in changed.stages} == {other}
+        assert _sharing(changed) == _sharing(base)
+        assert len(set(_sharing(base))) == 3  # first, middle, last
+
+
+def _sharing(model: StepModel) -> list[int]:
+    """Return for each stage the first that has its tables."""
+    numbers = [id(stage.tables) for stage in model.stages]
+    return [numbers.index(number) for number in numbers]

@@ -81,4 +81,4 @@ def toy_stage(step_time: StepTime, max_num_seqs: int, max_num_batched_tokens: in
     layout[at.N_HEADER :] = sizes
     numbers = np.concatenate([scalars, tokens.totals_s.ravel(), head.totals_s.ravel()])
     no_context: Any = None
-    return ToyStage(no_context, tokens, head, (), POWER, StageTables(numbers, layout))
+    return ToyStage(no_context, tokens, head, (), POWER, StageTables(scalars, lambda: (numbers, layout)))

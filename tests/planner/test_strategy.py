@@ -125,6 +125,19 @@ def test_a_gap_that_is_asked_for_is_proven() -> None:
     assert 0.0 <= found.gap_frac <= 0.03
 
 
+def test_open_plans_are_always_those_that_sorting_all_anew_gives() -> None:
+    planted = _planted("mixed fleet")
+    strategy = Strategy(planted.study, planted.space, Effort(gap_frac=0.0))
+    n_rounds = 0
+    while jobs := strategy.ask():
+        strategy.tell([(job, planted.done(job)) for job in jobs])
+        done = {*strategy.evaluations, *strategy.refusals}
+        losses = sorted((strategy.bound_loss(i), i) for i in range(len(strategy.plans)) if i not in done)
+        assert strategy.open_plans() == [i for loss, i in losses if loss < strategy.best_loss]
+        n_rounds += 1
+    assert n_rounds > 3
+
+
 @pytest.mark.parametrize("kind", ["mixed fleet", "uneven stages"])
 def test_a_search_takes_the_same_way_every_time(kind: str) -> None:
     planted = _planted(kind)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -24,10 +25,13 @@ from apex_sim.cost.parts import Floats
 from apex_sim.metrics.definitions import QUANTILES
 from apex_sim.planner.bounds.solo import SoloTimes
 from apex_sim.units import SECONDS_PER_HOUR
+from apex_sim.workload.column import IntArray
 from apex_sim.workload.workload import Workload
 
 #: Times at which arrived work is held against what can be done.
 _N_MARKS: Final = 24
+#: Shapes times kinds of work whose crowds are kept.
+_MOST_KEPT: Final = 96
 
 #: Best possible value by metric name.
 Bounds = Mapping[str, float]
@@ -102,16 +106,35 @@ def _crowded(shapes: Sequence[tuple[SoloTimes, int]], workload: Workload, work: 
     """
     if workload.load.kind != "trace":
         return {}
-    arrivals, n = workload.requests.arrival_s, workload.requests.n
-    weighted = _least(shapes, _weights(shapes, work), work)
-    came = np.cumsum(weighted)
-    found = {}
-    marks = np.unique(np.linspace(1, n, min(n, _N_MARKS)).astype(np.int64))
+    arrivals = workload.requests.arrival_s
+    if len(shapes) == 1:  # plans of one shape differ in their count only
+        ((solo, count),) = shapes
+        left_s = {statistic: each_s / count for statistic, each_s in _left_alone_s(solo, work).items()}
+    else:
+        left_s = _left_s(_least(shapes, _weights(shapes, work), work))
+    came_s = arrivals[_marks(len(arrivals)) - 1]
+    return {statistic: float((each_s - came_s).max()) for statistic, each_s in left_s.items()}
+
+
+@lru_cache(maxsize=_MOST_KEPT)
+def _left_alone_s(solo: SoloTimes, work: str) -> dict[str, Floats]:
+    return _left_s(getattr(solo, work))
+
+
+def _left_s(weighted: Floats) -> dict[str, Floats]:
+    """Return the work of those that came by each mark without that of the largest that may be late, by statistic."""
+    n, came = len(weighted), np.cumsum(weighted)
+    marks, found = _marks(n), dict[str, Floats]()
     for statistic, quantile in QUANTILES.items():
         n_late = n - 1 - int(np.floor(quantile * (n - 1)))
         late_s = [float(weighted[:m].sum() if m <= n_late else _largest(weighted[:m], n_late)) for m in marks.tolist()]
-        found[statistic] = float((came[marks - 1] - late_s - arrivals[marks - 1]).max())
+        found[statistic] = came[marks - 1] - late_s
     return found
+
+
+def _marks(n: int) -> IntArray:
+    """Return after how many arrivals the work is looked at."""
+    return np.unique(np.linspace(1, n, min(n, _N_MARKS)).astype(np.int64))
 
 
 def _largest(values: Floats, n: int) -> float:

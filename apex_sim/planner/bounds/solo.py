@@ -28,7 +28,7 @@ from apex_sim.workload.column import IntArray
 from apex_sim.workload.requests import Requests
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SoloTimes:
     """Lower bounds for each request of a workload on one instance of a shape.
 
