@@ -15,10 +15,10 @@ plans to simulate.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import Final
 
+from apex_sim.planner.bound_order import BoundOrder, low_or_between
 from apex_sim.planner.bounds.seen import has_prefixes
 from apex_sim.planner.effort import GAP_FRAC, Effort
 from apex_sim.planner.evaluation import Evaluation
@@ -47,8 +47,6 @@ _LONGEST_PREFIX_FRAC: Final = 0.6
 _PROMISING_FRAC: Final = 0.1
 
 
-#: Where more than this share of the plans changed, all are sorted anew.
-_MANY_FRAC: Final = 0.1
 #: Plans that are simulated whole in any case.
 _ALTERNATIVES: Final = 5
 #: How much better on the first requests is worth a simulation at once, and of how many plans.
@@ -69,8 +67,7 @@ class Strategy:
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
         self.best: int | None = None
-        self._losses = [-math.inf] * len(self.plans)
-        self._order = [(-math.inf, index) for index in range(len(self.plans))]
+        self._order = BoundOrder(len(self.plans))
         n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
         most = math.floor(n * _LONGEST_PREFIX_FRAC)
         self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
@@ -105,7 +102,7 @@ class Strategy:
                 case Glimpse():
                     self.glimpses[index] = outcome
             changed.add(index)
-        self._sort(changed)
+        self._order.change({i: None if self._is_done(i) else self.bound_loss(i) for i in changed})
         answers = [i for i, evaluation in self.evaluations.items() if is_answer(evaluation)]
         self.best = min(answers, key=lambda i: (self._whole_loss(i), i), default=None)
 
@@ -138,21 +135,7 @@ class Strategy:
     def open_plans(self, gap_frac: float = 0.0) -> list[int]:
         """Return the plans not simulated whole that may beat the best by more than `gap_frac`, the likeliest first."""
         target = self.best_loss - gap_frac * abs(self.best_loss) if self.best is not None else math.inf
-        return [i for _, i in self._order[: bisect_left(self._order, (target,))]]
-
-    def _sort(self, changed: set[int]) -> None:
-        """Keep the plans that are not done in the order of their bounds, of which some have changed."""
-        if len(changed) > _MANY_FRAC * len(self._order):
-            self._losses = [self.bound_loss(i) for i in range(len(self.plans))]
-            self._order = sorted((loss, i) for i, loss in enumerate(self._losses) if not self._is_done(i))
-            return
-        for i in changed:
-            at = bisect_left(self._order, (self._losses[i], i))
-            if at < len(self._order) and self._order[at][1] == i:
-                del self._order[at]
-            self._losses[i] = self.bound_loss(i)
-            if not self._is_done(i):
-                insort(self._order, (self._losses[i], i))
+        return self._order.below(target)
 
     # --- rounds -------------------------------------------------------------------------------------------------------
 
@@ -164,8 +147,8 @@ class Strategy:
         if self.best is None:
             n_seen = sum(glimpse.n_requests > 0 for glimpse in self.glimpses.values())
             n_more = _FIRST_ROUND + _ROUND * len(self.evaluations) - n_seen
-            fresh = _low_or_between(fresh, min(_ROUND, max(0, n_more)))
-        return [Job(self.plans[i], self._n_glimpse) for i in _low_or_between(fresh, _ROUND)]
+            fresh = low_or_between(fresh, min(_ROUND, max(0, n_more)))
+        return [Job(self.plans[i], self._n_glimpse) for i in low_or_between(fresh, _ROUND)]
 
     def _improve(self) -> list[Job]:
         """Return plans that did better on the first requests than the best: one that is better rules out more."""
@@ -293,15 +276,3 @@ class Strategy:
     def _whole(self, indices: Sequence[int]) -> list[Job]:
         bars = self.is_exhaustive and len(self.plans) <= SMALL
         return [Job(self.plans[i], None, bars=bars, check=self._check, reference=self._reference) for i in indices]
-
-
-def _low_or_between(indices: list[int], n: int) -> list[int]:
-    """Return `n` of the plans in order of their bounds: half of them the first, half spread over all others.
-
-    Where the best bounds belong to plans that break a limit, an answer lies in between.
-    """
-    if len(indices) <= n:
-        return indices
-    n_low = n - n // 2
-    rest, n_spread = indices[n_low:], n // 2
-    return indices[:n_low] + [rest[(2 * k + 1) * len(rest) // (2 * n_spread)] for k in range(n_spread)]
