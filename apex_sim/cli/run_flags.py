@@ -48,7 +48,7 @@ JOB_TIMEOUT: Final = click.option(
     "item_timeout_s",
     type=PositiveNumber(),
     metavar="S",
-    help="Replace a worker that takes longer for one simulation, and try again.",
+    help="Replace a worker process that takes longer for one simulation, and try again.",
 )
 LOG_JOBS: Final = click.option(
     "--log-jobs", is_flag=True, help="With --store: say on stderr what is begun and what is stored."

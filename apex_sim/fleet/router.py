@@ -110,6 +110,8 @@ ROUTERS: dict[str, Callable[[Plan], Router]] = {
     "size-bucket": size_bucket,
 }
 _SHARING = (weighted_round_robin, size_bucket)
+#: Those that a plan must give shares.
+SHARING_ROUTERS = tuple(name for name, make in ROUTERS.items() if make in _SHARING)
 #: Of plans whose shares depend on the length of prompts.
 SHARING_BY_LENGTH = "size-bucket"
 

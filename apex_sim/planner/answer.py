@@ -135,10 +135,10 @@ def answer_study(
     KeyboardInterrupt : nothing had been simulated yet.
     """
     space = enumerate_space(study)
-    strategy = Strategy(study, space, effort or Effort(), check=check, reference=reference)
+    strategy = Strategy(study, space, effort or Effort(), check=check, reference=reference, strict=strict)
     with Crew(study, n_jobs=n_jobs, dask=dask, store=store, item_timeout_s=item_timeout_s, log=log) as crew:
         interrupted = _search(strategy, crew, progress)
-        return _result(study, space, strategy, crew, strict=strict, interrupted=interrupted)
+        return _result(study, space, strategy, crew, interrupted=interrupted)
 
 
 def _search(strategy: Strategy, crew: Crew, progress: Progress | None) -> bool:
@@ -162,16 +162,15 @@ def _search(strategy: Strategy, crew: Crew, progress: Progress | None) -> bool:
     return False
 
 
-def _result(
-    study: Study, space: Space, strategy: Strategy, crew: Crew, *, strict: bool, interrupted: bool
-) -> SearchResult:
-    evaluations, refusals = list(strategy.evaluations.values()), list(strategy.refusals.values())
-    if strict:
-        evaluations, outside = _inside(study, evaluations)
-        refusals += outside
-    ranked = rank(sorted(evaluations, key=lambda each: strategy.plans.index(each.plan)), study.objective)
-    if not interrupted:
-        ranked = _with_bars(crew, ranked, study)
+def _result(study: Study, space: Space, strategy: Strategy, crew: Crew, *, interrupted: bool) -> SearchResult:
+    if strategy.outside and not strategy.evaluations:
+        raise OutsideEnvelopeError(f"study {study.name}", strategy.outside)
+    refusals = list(strategy.refusals.values())
+    ranked = rank([evaluation for _, evaluation in sorted(strategy.evaluations.items())], study.objective)
+    try:
+        ranked = ranked if interrupted else _with_bars(crew, ranked, study)
+    except KeyboardInterrupt:
+        interrupted = True
     bars = ranked[0].intervals.get(study.objective.name) if ranked else None
     sampling_frac = bars.workload_frac if bars else None
     return SearchResult(
@@ -194,14 +193,3 @@ def _with_bars(crew: Crew, ranked: list[Evaluation], study: Study) -> list[Evalu
     done = dict(crew.perform([Job(each.plan, None, bars=True) for each in bare]))
     with_bars = {job.plan: outcome for job, outcome in done.items() if isinstance(outcome, Evaluation)}
     return [with_bars.get(each.plan, each) for each in ranked]
-
-
-def _inside(study: Study, evaluations: list[Evaluation]) -> tuple[list[Evaluation], list[Refusal]]:
-    """Return the plans inside the validated range, and the others as refused."""
-    reasons = {each.plan: each.standing.outside for each in evaluations if each.standing}
-    kept = [each for each in evaluations if not reasons[each.plan]]
-    if evaluations and not kept:
-        every = dict.fromkeys(reason for outside in reasons.values() for reason in outside)
-        raise OutsideEnvelopeError(f"study {study.name}", every)
-    refused = [plan for plan, outside in reasons.items() if outside]
-    return kept, [Refusal(plan, f"outside the validated range: {'; '.join(reasons[plan])}") for plan in refused]

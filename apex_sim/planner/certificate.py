@@ -18,7 +18,7 @@ class Certificate:
     best : the objective of the best plan found; None without an answer.
     bound : what no plan of the space can beat; None where nothing is known.
     gap_frac : how much better than `best` a plan could be at most, as a share of `best`.
-    proven : whether the bound is one: of percentiles it is reported without being proven.
+    proven : whether the bound is called proven: of percentiles only where every plan was simulated.
     n_enumerated, n_infeasible : plans looked at, and those that cannot run or run exactly as another.
     n_pruned : plans not simulated whole because their bounds show that they cannot be better than the best, or break a
         limit.
@@ -61,7 +61,7 @@ def certify(
         n_simulated=n_whole,
         bound=sign * least if is_known else None,
         gap_frac=gap_frac(best, least),
-        proven=is_mean(objective),
+        proven=is_mean(objective) or n_whole + n_refused == n_plans,
         n_infeasible=n_enumerated - n_plans + n_refused,
         n_open=n_open,
         n_glimpsed=sum(glimpse.n_requests > 0 for glimpse in strategy.glimpses.values()),

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -153,7 +154,7 @@ class Crew:
             self._executor = self._stack.enter_context(executor)
 
     def _key(self, job: Job) -> str:
-        return content_key(self._question, job)
+        return content_key(self._question, replace(job, plan=replace(job.plan, note="")))
 
 
 def question_key(study: Study) -> str:

@@ -28,7 +28,7 @@ __all__ = ["MAX_PLANS", "Refusal", "Space", "default_max_model_len", "enumerate_
 MAX_PLANS: Final = 200_000
 #: Fleets of up to so many instances of one shape are all looked at.
 _EVERY_COUNT: Final = 64
-_NUMBERS: Final = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBERS: Final = re.compile(r"(?<![\w-])\d+(?:[.,]\d+)*(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)

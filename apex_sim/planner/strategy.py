@@ -26,6 +26,7 @@ from apex_sim.planner.job import Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
 from apex_sim.planner.space import Refusal, Space
 from apex_sim.planner.study import Study
+from apex_sim.truth.envelope import Standing
 
 #: Spaces up to this size are simulated whole.
 SMALL: Final = 24
@@ -55,17 +56,27 @@ _BETTER_ROUND: Final = 2
 
 
 class Strategy:
-    """The state of one search."""
+    """The state of one search; `outside` are the reasons for which plans outside the validated range were refused."""
 
-    def __init__(self, study: Study, space: Space, effort: Effort, *, check: bool = False, reference: bool = False):
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        effort: Effort,
+        *,
+        check: bool = False,
+        reference: bool = False,
+        strict: bool = False,
+    ) -> None:
         self._study, self._objective, self._effort = study, study.objective, effort
         self.plans = space.feasible
         self._choices = [dict(space.choices.get(plan, ())) for plan in self.plans]
         self._number = {plan: index for index, plan in enumerate(self.plans)}
-        self._check, self._reference = check, reference
+        self._check, self._reference, self._strict = check, reference, strict
         self.evaluations: dict[int, Evaluation] = {}
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
+        self.outside: dict[str, None] = {}
         self.best: int | None = None
         self._order = BoundOrder(len(self.plans))
         n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
@@ -97,6 +108,10 @@ class Strategy:
             match outcome:
                 case Refusal():
                     self.refusals[index] = outcome
+                case Evaluation(standing=Standing(outside=reasons)) if self._strict and reasons:
+                    text = f"outside the validated range: {'; '.join(reasons)}"
+                    self.refusals[index] = Refusal(job.plan, text)
+                    self.outside |= dict.fromkeys(reasons)
                 case Evaluation():
                     self.evaluations[index] = outcome
                 case Glimpse():

@@ -10,7 +10,7 @@ from apex_sim import catalogue
 from apex_sim.cost.cost_model import CostModel
 from apex_sim.errors import InputError, UnknownNameError
 from apex_sim.files import check, read_toml
-from apex_sim.fleet.router import load_router
+from apex_sim.fleet.router import SHARING_ROUTERS, load_router
 from apex_sim.hardware.cluster import Cluster, load_cluster
 from apex_sim.metrics.definitions import LATENCIES, METRICS, MetricDefinition
 from apex_sim.metrics.slo import Slo, make_slo
@@ -137,6 +137,12 @@ def make_study(data: dict[str, Any], name: str, where: str) -> Study:
         )
     for router in (file.space.router, *file.space.routers):
         load_router(router)
+        if router in SHARING_ROUTERS:
+            raise InputError(
+                f"router {router!r} keeps shares that no study states",
+                where=f"{where}, key 'space.router'",
+                remedy="use round-robin or least-outstanding; apex_sim.planner.mixed_fleet chooses shares",
+            )
     if file.space.engine is not None and file.space.engine not in ENGINES:
         raise UnknownNameError("engine", file.space.engine, ENGINES, where=f"{where}, key 'space.engine'")
     model = load_model(file.model)

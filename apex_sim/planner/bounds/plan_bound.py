@@ -9,7 +9,7 @@ sum_s n_s l_s M is at least the weighted sum of what was served where.
 Where more work comes than can be done in time, latencies grow for a share of the requests whoever they are.
 
 Means, quantiles and ratios of bounds bound the means, quantiles and ratios, because each grows with every request's
-latency; a metric of `UNPROVEN` is reported without the word proven.
+latency.
 """
 
 from __future__ import annotations
