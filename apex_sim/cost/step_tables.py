@@ -52,6 +52,10 @@ class StageTables:
         assert self._layout is not None
         return self._layout
 
+    def move_to(self, numbers: Floats) -> None:
+        """Keep the numbers where they are there, too, so that they need not be kept twice."""
+        self._numbers = numbers
+
     def with_scalars(self, scalars: Floats) -> StageTables:
         """Return the same tables behind other scalars."""
         if self._numbers is None:

@@ -1,7 +1,7 @@
 """Where do the tables of all stages lie once they are put end to end?
 
 Stages that cost the same share their tables, and so do all instances of a shape: each table is there once, and compiled
-code only reads it.
+code only reads it.  What was joined is where its stages have their tables from then on.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from apex_sim.cost.parts import Floats
 from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints, StageTables
 
-#: Shapes whose joined tables a process keeps: some ten MB each.
-_MOST_KEPT: Final = 8
+#: Joined tables that a process keeps, some ten MB for each stage that differs: those of a round of a search.
+_MOST_KEPT_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def join_tables(step_model: StepModel) -> JoinedTables:
     key = tuple(id(table) for table in tables)
     if key not in _kept:
         _kept[key] = _join(tables)
-        while len(_kept) > _MOST_KEPT:
+        while len(_kept) > 1 and sum(joined.numbers.nbytes for joined in _kept.values()) > _MOST_KEPT_BYTES:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]
@@ -56,8 +56,19 @@ def _join(tables: Sequence[StageTables]) -> JoinedTables:
         n_numbers, n_layout = n_numbers + len(table.numbers), n_layout + len(table.layout)
     return JoinedTables(
         tuple(tables),
-        np.concatenate([table.numbers for table in distinct.values()]),
+        _joined_numbers(list(distinct.values())),
         np.concatenate([table.layout for table in distinct.values()]),
         tuple(numbers_at[id(table)] for table in tables),
         tuple(layout_at[id(table)] for table in tables),
     )
+
+
+def _joined_numbers(tables: Sequence[StageTables]) -> Floats:
+    if len(tables) == 1:
+        return tables[0].numbers
+    joined, begin = np.concatenate([table.numbers for table in tables]), 0
+    for table in tables:
+        end = begin + len(table.numbers)
+        table.move_to(joined[begin:end])
+        begin = end
+    return joined

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from apex_sim.instance.kernel.state import Records, State
 from apex_sim.machine_code import inner
 
@@ -20,8 +22,7 @@ def start_queue(record: Any, units: Records, first: int, n_records: int, n_block
     record["first_free"] = record["last_free"] = first + n_units
     units[first + n_units]["n_blocks"] = n_blocks
     units[first + n_units]["before"] = units[first + n_units]["after"] = -1
-    for spare in range(first + n_units + 1, end):
-        units[spare]["after"] = spare + 1
+    units["after"][first + n_units + 1 : end] = np.arange(first + n_units + 2, end + 1)
     units[end - 1]["after"] = -1
     record["spare"] = first + n_units + 1
 
