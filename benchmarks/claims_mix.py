@@ -26,7 +26,7 @@ from apex_sim.workload.workload import Workload
 
 ATLAS: Final = Path(__file__).parents[1] / "search" / "atlas"
 PARK: Final = "16x8xl4+16x8xa10+8x8xa100-sxm-80gb+8x8xh100-sxm"
-#: USD per hour of the paper's table of GPUs.  The A100's stands in its repository too; the others are from memory.
+#: USD per hour of the paper's table of GPUs.  The A100's stands in its repository too; the others are assumed.
 PAPER_USD_PER_H: Final = {"l4": 0.70, "a10": 1.01, "a100-sxm-80gb": 3.67, "h100-sxm": 7.516}
 RATES: Final = (1.0, 4.0, 16.0, 64.0)
 #: Part of the mixed traffic that is chat; the rest is documents.
