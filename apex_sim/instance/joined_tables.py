@@ -18,7 +18,7 @@ from apex_sim.cost.step_model import StepModel
 from apex_sim.cost.step_tables import Ints, StageTables
 
 #: Joined tables that a process keeps, some ten MB for each stage that differs: those of a round of a search.
-_MOST_KEPT_BYTES: Final = 1 << 30
+_MOST_KEPT_BYTES: Final = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,8 +222,19 @@ def _run_all(replays: Sequence[Replay], n_jobs: int | None) -> Iterator[tuple[Ou
         return
     from joblib import Parallel, delayed
 
-    results: Iterable[Any] = Parallel(n_jobs=jobs, return_as="generator")(delayed(_run)(replay) for replay in replays)
+    pool = Parallel(n_jobs=jobs, return_as="generator", initializer=_keep_workers)
+    results: Iterable[Any] = pool(delayed(_run)(replay) for replay in replays)
     yield from results
+
+
+def _keep_workers() -> None:
+    """Let joblib's workers live: where psutil is there, it takes kept tables for a leak and ends them.
+
+    The pool then waits for ever for what they were to do (joblib 1.6).  Kept tables are bounded.
+    """
+    from joblib.externals.loky import process_executor
+
+    process_executor._USE_PSUTIL = False
 
 
 def _run(replay: Replay) -> tuple[Outcome, float]:
