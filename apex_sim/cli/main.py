@@ -14,6 +14,7 @@ from apex_sim import __version__
 from apex_sim.cli.calibrate import calibrate_command
 from apex_sim.cli.capacity import capacity_command
 from apex_sim.cli.hardware import hardware_group
+from apex_sim.cli.mix import mix_command
 from apex_sim.cli.models import models_group
 from apex_sim.cli.profile import profile_command
 from apex_sim.cli.search import search_command
@@ -79,6 +80,7 @@ for _command in (
     simulate_command,
     why_command,
     capacity_command,
+    mix_command,
     sensitivity_command,
     space_command,
     models_group,
