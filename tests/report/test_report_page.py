@@ -56,7 +56,7 @@ def test_answers_in_plain_words(page, result):
     for heading in ("Ranked plans", "Where the time goes", "Latency", "Memory", "Plans that cannot run", "Provenance"):
         assert heading in page.text
     assert result.provenance.workload_sha256 in page.text
-    assert "3 plans looked at: 2 simulated on the whole workload, 1 cannot run." in page.text
+    assert "3 plans looked at: 2 simulated on the whole workload, 1 cannot run or run as another." in page.text
 
 
 def test_loads_nothing(page):
