@@ -16,21 +16,14 @@ from apex_sim.errors import InputError, NoAnswerError
 from apex_sim.metrics.summary import plan_usd_per_h
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import offered_rate_per_s, other_draws
+from apex_sim.planner.evaluation import capacity_per_s
 from apex_sim.planner.rate_bracket import Judgement, RateBracket
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study
-from apex_sim.planner.trial import capacity_of, compile_of
+from apex_sim.planner.trial import compile_of
 
-#: Rates that are asked first, over the estimated capacity: a limit may also fail where the rate is low (a cost).
-_FIRST: Final = tuple(2.0**power for power in range(-6, 2))
-#: Where the search for a rate that fails, or keeps, gives up.
-_MOST, _LEAST = 64.0, 2.0**-14
 #: Ratio of the rates that a plan keeps and fails when all plans are looked at.
 _COARSE: Final = 1.3
-#: How many times as long a draw may become while its run is too short to tell whether the backlog grows.
-_MOST_LONGER: Final = 16
-#: How often an end of the interval is moved until all draws agree on it.
-_N_MOVES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +126,7 @@ def highest_rate(
     _check(study, n_draws, ratio, share_frac)
     offered_per_s = offered_rate_per_s(study.workload, f"study {study.name}")
     compiled, draws = compile_of(study, plan), other_draws(study.workload, n_draws)
-    estimate_per_s = capacity_of(study, plan, compiled)
+    estimate_per_s = capacity_per_s(study, plan, compiled)
     asked = RateBracket(study, plan, compiled, draws, share_frac)
     low: float | None = None
     for draw in range(len(draws)):

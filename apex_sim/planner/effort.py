@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-#: Share of the plans that is simulated whole where no gap is asked for, and the least number.
+#: Share of the plans that is simulated whole where no gap is asked for.
 WHOLE_FRAC: Final = 0.10
 #: The gap that a search is content with where none is asked for.
 GAP_FRAC: Final = 0.05

@@ -289,5 +289,5 @@ class Strategy:
         return mine[0] <= best[0] and mine[1] <= best[1] + _PROMISING_FRAC * abs(best[1])
 
     def _whole(self, indices: Sequence[int]) -> list[Job]:
-        bars = self.is_exhaustive and len(self.plans) <= SMALL
+        bars = len(self.plans) <= SMALL
         return [Job(self.plans[i], None, bars=bars, check=self._check, reference=self._reference) for i in indices]

@@ -10,13 +10,12 @@ from typing import Final
 from apex_sim.errors import UnknownNameError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
 from apex_sim.fleet.fleet import simulate_plan
-from apex_sim.metrics.capacity import workload_capacity_per_s
 from apex_sim.metrics.definitions import Metrics
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.metrics.summary import summarise
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import longer_draw
-from apex_sim.planner.evaluation import costs_of
+from apex_sim.planner.evaluation import capacity_per_s, costs_of
 from apex_sim.planner.ranking import is_answer
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
@@ -111,17 +110,8 @@ def try_decided(study: Study, plan: Plan, compiled: CompiledPlan | None = None, 
 def judge_run(study: Study, run: FleetRun, compiled: CompiledPlan) -> Trial:
     """Return `run` with its metrics and verdicts under the study's limits and prices."""
     metrics = summarise(run, study.cluster, study.slo)
-    stability = judge_stability(run, study.workload, capacity_of(study, run.plan, compiled))
+    stability = judge_stability(run, study.workload, capacity_per_s(study, run.plan, compiled))
     return Trial(run.plan, run, metrics, stability, tuple(study.slo.violations(metrics)))
-
-
-def capacity_of(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
-    """Return the plan's estimated capacity, requests of the study's workload per second."""
-    requests = study.workload.requests
-    return sum(
-        count * workload_capacity_per_s(compiled[shape][1], compiled[shape][0], requests)
-        for shape, count in plan.instances
-    )
 
 
 def plan_by_label(plans: Sequence[Plan], label: str, where: str) -> Plan:
