@@ -78,7 +78,9 @@ def _uneven_stages(rng: np.random.Generator) -> Recipe:
     space = {"tp": [1], "pp": [4, 8], "kv_dtypes": ["bf16", "fp8"], "splits": "ends"}
     space |= {"max_num_batched_tokens": [512, 1024, 2048, 8192]}
     cluster = pick(rng, ("8xh100-sxm", "8xl40s", "8xh200-sxm"))
-    return Recipe(model, cluster, space, objective, lambda _, choices: choices.get("layers") is None, loads)
+    return Recipe(
+        model, cluster, space, objective, lambda _, choices: choices.get("layers") in (None, "balanced"), loads
+    )
 
 
 def _mixed_fleet(rng: np.random.Generator) -> Recipe:

@@ -67,8 +67,8 @@ PLAN_FLAGS: Final = (
     click.option(
         "--splits",
         "space__splits",
-        type=click.Choice(("balanced", "ends")),
-        help="Layers of stages: balanced, or also fewer at both ends.",
+        type=click.Choice(("balanced", "ends", "fastest")),
+        help="Layers of stages: balanced, or also fewer at both ends, or as an integer program finds fastest.",
     ),
     click.option(
         "--placement",

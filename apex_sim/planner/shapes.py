@@ -18,6 +18,7 @@ from apex_sim.plan.kv_layout import layout_of
 from apex_sim.plan.precision import Precision
 from apex_sim.plan.scheduler import resolve_settings
 from apex_sim.plan.shape import CellParallelism, Placement, SchedulerSettings, Shape, Stage, balanced_split, cell_stages
+from apex_sim.planner.fastest_split import FastestSplits
 from apex_sim.planner.study import Study
 from apex_sim.planner.study_file import SchedulerEntry
 
@@ -64,7 +65,7 @@ def shapes_of(
     """
     space, max_model_len = study.space, _max_model_len(study)
     precisions = dict.fromkeys(Precision(weight, kv) for weight in space.weight_dtypes for kv in space.kv_dtypes)
-    knobs = list(_knobs(study))
+    knobs, fastest = list(_knobs(study)), FastestSplits(study) if study.space.splits == "fastest" else None
     for precision, layers in product(precisions, _splits(study, pool)):
         for cells, placement in product(_cells(study, pool, len(layers)), dict.fromkeys(space.placement)):
             for clock_frac, (entry, knob) in product(dict.fromkeys(space.clock_frac), knobs):
@@ -77,14 +78,23 @@ def shapes_of(
                         raise
                     contradictions[error.problem] += 1
                     continue
-                choice = (
-                    ("device", pool.device.name), ("weights", precision.weight), ("kv", precision.kv),
-                    ("tp", attention.tp), ("attention_dp", attention.attention_dp), ("cp", attention.cp),
-                    ("ep", ffn.ep), ("ffn_tp", ffn.tp), ("pp", len(layers)),
-                    ("layers", None if layers == balanced_split(sum(layers), len(layers)) else layers),
-                    ("placement", placement), ("clock_frac", clock_frac), *knob,
-                )  # fmt: skip
-                yield shape, choice
+                yield shape, _choice(shape, knob)
+                split = fastest.of(pool, shape) if fastest and len(layers) > 1 and not space.layers else layers
+                if split and split != layers:
+                    other = replace(shape, stages=cell_stages(split, attention, ffn))
+                    yield other, _choice(other, knob)
+
+
+def _choice(shape: Shape, knob: Choice) -> Choice:
+    """Return what was chosen in each dimension."""
+    attention, ffn = shape.stages[0].attention, shape.stages[0].ffn
+    layers = "balanced" if shape.is_balanced else "+".join(str(stage.n_layers) for stage in shape.stages)
+    return (
+        ("device", shape.device), ("weights", shape.precision.weight), ("kv", shape.precision.kv),
+        ("tp", attention.tp), ("attention_dp", attention.attention_dp), ("cp", attention.cp),
+        ("ep", ffn.ep), ("ffn_tp", ffn.tp), ("pp", shape.pp), ("layers", layers),
+        ("placement", shape.placement), ("clock_frac", shape.clock_frac), *knob,
+    )  # fmt: skip
 
 
 def _splits(study: Study, pool: Cluster) -> Iterator[tuple[int, ...]]:

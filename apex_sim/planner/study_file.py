@@ -44,8 +44,10 @@ class SpaceEntry(StrictModel):
     )
     cp: list[int] = Field(default_factory=lambda: [1], min_length=1, description="context parallelism of attention")
     layers: list[int] = Field(default_factory=list, description="layers of each pipeline stage; empty: balanced")
-    splits: Literal["balanced", "ends"] = Field(
-        default="balanced", description='"ends": also with up to two layers fewer on the first and on the last stage'
+    splits: Literal["balanced", "ends", "fastest"] = Field(
+        default="balanced",
+        description='"ends": also with up to two layers fewer on the first and on the last stage; "fastest": also the '
+        "one split whose slowest stage is fastest",
     )
     placement: list[Placement] = Field(default_factory=_packed, min_length=1)
     clock_frac: list[float] = Field(default_factory=lambda: [1.0], min_length=1)

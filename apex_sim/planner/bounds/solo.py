@@ -55,12 +55,7 @@ def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArra
     `shared_tokens` : as of `shared_prefix_tokens`, what a prefix cache may save.
     """
     shape = step_model.shape
-    longest = int((requests.prompt_tokens + requests.output_tokens).max())
-    alike = {id(stage.tables): stage for stage in step_model.stages}
-    floors = {number: stage_floors(stage, longest) for number, stage in alike.items()}
-    stages = [floors[id(stage.tables)] for stage in step_model.stages]
-    new = requests.prompt_tokens - (shared_tokens if shape.scheduler.prefix_cache else 0)
-    work = _Work(requests.prompt_tokens, new, requests.output_tokens - 1, requests.output_tokens, shape)
+    stages, work = _floors_of(step_model, requests), _work_of(shape, requests, shared_tokens)
     host = shape.preset.host
     waits_for_host = shape.pp == 1 and not shape.scheduler.async_scheduling
     host_s = host.on_step_s(1, shape.tp) if waits_for_host else 0.0
@@ -88,6 +83,26 @@ def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArra
         dynamic_j=keep * np.asarray(dynamic_j),
         idle_w=idle_w,
     )
+
+
+def stage_work_s(step_model: StepModel, requests: Requests, shared_tokens: IntArray) -> tuple[float, ...]:
+    """Return the least time that all requests take of each stage of one instance; arguments as of `solo_times`."""
+    work, stages = _work_of(step_model.shape, requests, shared_tokens), _floors_of(step_model, requests)
+    spent_s = {id(floors): float(work.spent_s(floors).sum()) for floors in stages}
+    return tuple(spent_s[id(floors)] for floors in stages)
+
+
+def _floors_of(step_model: StepModel, requests: Requests) -> list[StageFloors]:
+    """Return the floors of each stage; stages with the same tables share theirs."""
+    longest = int((requests.prompt_tokens + requests.output_tokens).max())
+    alike = {id(stage.tables): stage for stage in step_model.stages}
+    floors = {number: stage_floors(stage, longest) for number, stage in alike.items()}
+    return [floors[id(stage.tables)] for stage in step_model.stages]
+
+
+def _work_of(shape: Shape, requests: Requests, shared_tokens: IntArray) -> _Work:
+    new = requests.prompt_tokens - (shared_tokens if shape.scheduler.prefix_cache else 0)
+    return _Work(requests.prompt_tokens, new, requests.output_tokens - 1, requests.output_tokens, shape)
 
 
 def _through(stages: Sequence[StageFloors], prefill_s: Sequence[Floats]) -> Floats:

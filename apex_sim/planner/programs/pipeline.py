@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from apex_sim.errors import InputError
@@ -53,6 +54,14 @@ class Pipeline:
     def n_layers(self) -> int:
         """Layers to split."""
         return len(self.layer_bytes)
+
+    def stage_s(self, n_layers: Sequence[int], devices: Sequence[int]) -> tuple[float, ...]:
+        """Return the time of each stage of a split, on these devices."""
+        found, start = [], 0
+        for stage, (device, n) in enumerate(zip(devices, n_layers, strict=True)):
+            found.append(sum(self.layer_s[device][start : start + n]) + self.extra_s(stage, device))
+            start += n
+        return tuple(found)
 
     def extra_s(self, stage: int, device: int) -> float:
         """Return what the stage takes beside its layers, if it is on the device."""

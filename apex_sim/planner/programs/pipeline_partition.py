@@ -233,16 +233,13 @@ def _solution(program: _Program) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _partition(pipeline: Pipeline, program: _Program, objective: PartitionObjective, outcome: Outcome) -> Partition:
     devices, n_layers = _solution(program)
-    stage_s, start = [], 0
-    for s, (device, n) in enumerate(zip(devices, n_layers, strict=True)):
-        stage_s.append(sum(pipeline.layer_s[device][start : start + n]) + pipeline.extra_s(s, device))
-        start += n
+    stage_s = pipeline.stage_s(n_layers, devices)
     value = max(stage_s) if objective == "slowest" else sum(stage_s)
     gap = relative_gap(value, outcome.bound)
     return Partition(
         n_layers=n_layers,
         devices=devices,
-        stage_s=tuple(stage_s),
+        stage_s=stage_s,
         objective=value,
         bound=value if gap == 0.0 else outcome.bound,
         gap_frac=gap,
