@@ -24,6 +24,12 @@ _DRAFTS: Final = (
     ("llama-3.1-70b", "llama-3.2-1b", [4, 8]),
     ("glm-4.5-air", "mtp", [4, 8]),
 )
+_LARGER_THAN_A_NODE: Final = (
+    ("qwen3-32b", "4x2xa10"),
+    ("qwen2.5-72b", "4x4xl4"),
+    ("llama-3.1-70b", "4x4xl4"),
+    ("llama-3.1-70b", "4x2xl40s"),
+)
 _DENSE: Final = ("llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "qwen3-8b", "mistral-7b", "qwen3-14b")
 
 
@@ -175,12 +181,11 @@ def _is_bf16(plan: Plan, choices: Choices) -> bool:
 
 
 def _several_nodes(rng: np.random.Generator) -> Recipe:
-    cluster = pick(rng, ("2x4xl40s", "4x4xl40s", "2x8xl4"))
+    model, cluster = pick(rng, _LARGER_THAN_A_NODE)
     space = {"pp": [1, 2, 4], "placement": ["packed", "spread"], "kv_dtypes": ["bf16", "fp8"]}
-    space |= {"max_num_seqs": [32, 256], "max_num_batched_tokens": [1024, 4096, 8192]}
-    model = pick(rng, ("qwen3-14b", "qwen2.5-14b", "qwen3-32b", "mistral-small-3.2"))
-    objective = pick(rng, ("ttft", "e2e", "throughput"))
-    loads = ("closed", "offline") if objective == "throughput" else ("steady", "closed")
+    space |= {"max_num_seqs": [32, 128, 256], "max_num_batched_tokens": [1024, 4096, 8192]}
+    objective = pick(rng, ("ttft", "cost", "throughput"))
+    loads = ("steady", "closed") if objective == "ttft" else ("closed", "offline")
     return Recipe(model, cluster, space, objective, _is("pp", 1), loads)
 
 

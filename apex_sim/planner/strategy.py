@@ -22,6 +22,7 @@ from apex_sim.planner.bound_order import BoundOrder, low_or_between
 from apex_sim.planner.bounds.seen import has_prefixes
 from apex_sim.planner.effort import GAP_FRAC, Effort
 from apex_sim.planner.evaluation import Evaluation
+from apex_sim.planner.family import Lessons, family_of, one_of_each_first
 from apex_sim.planner.job import Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
 from apex_sim.planner.space import Refusal, Space
@@ -47,7 +48,6 @@ _LONGEST_PREFIX_FRAC: Final = 0.6
 #: Plans are simulated whole before the proof if their first requests did no worse than this beside the best's.
 _PROMISING_FRAC: Final = 0.1
 
-
 #: Plans that are simulated whole in any case.
 _ALTERNATIVES: Final = 5
 #: How much better on the first requests is worth a simulation at once, and of how many plans.
@@ -72,13 +72,14 @@ class Strategy:
         self.plans = space.feasible
         self._choices = [dict(space.choices.get(plan, ())) for plan in self.plans]
         self._number = {plan: index for index, plan in enumerate(self.plans)}
+        self._families = [family_of(plan) for plan in self.plans]
         self._check, self._reference, self._strict = check, reference, strict
         self.evaluations: dict[int, Evaluation] = {}
         self.glimpses: dict[int, Glimpse] = {}
         self.refusals: dict[int, Refusal] = {}
         self.outside: dict[str, None] = {}
         self.best: int | None = None
-        self._order = BoundOrder(len(self.plans))
+        self._order, self._lessons = BoundOrder(len(self.plans)), Lessons()
         n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
         most = math.floor(n * _LONGEST_PREFIX_FRAC)
         self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
@@ -114,6 +115,8 @@ class Strategy:
                     self.outside |= dict.fromkeys(reasons)
                 case Evaluation():
                     self.evaluations[index] = outcome
+                    if (glimpse := self.glimpses.get(index)) and glimpse.n_requests and not self._has_prefixes:
+                        self._lessons.learn(self._families[index], self._first_loss(glimpse), self._whole_loss(index))
                 case Glimpse():
                     self.glimpses[index] = outcome
             changed.add(index)
@@ -257,21 +260,25 @@ class Strategy:
     def _promise(self, index: int) -> tuple[bool, float, int]:
         """Return what plans are ordered by before they are simulated whole, the most promising first."""
         glimpse = self.glimpses[index]
-        estimates = glimpse.estimates or glimpse.bounds
         fails = bool(glimpse.estimates and self._study.slo.violations(glimpse.estimates))
         overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
-        return fails or overloaded, loss_of(estimates.get(self._objective.name), self._objective), index
+        return fails or overloaded, self._lessons.expected(self._families[index], self._first_loss(glimpse)), index
+
+    def _first_loss(self, glimpse: Glimpse) -> float:
+        estimates = glimpse.estimates or glimpse.bounds
+        return loss_of(estimates.get(self._objective.name), self._objective)
 
     def _twins_last(self, indices: Sequence[int]) -> list[int]:
-        """Return plans by their promise, those last that did exactly as another on the first requests."""
+        """Return plans by their promise, those last that did exactly as another on the first requests.
+
+        Where first requests mislead, those last whose family was simulated, until half of the allowed plans were.
+        """
+        ordered = sorted(indices, key=self._promise)
         if not self._has_glimpses:
-            return sorted(indices, key=self._promise)
-        met = {self._promise(i)[:2] for i in self.evaluations if i in self.glimpses}
-        firsts, twins = list[int](), list[int]()
-        for i in sorted(indices, key=self._promise):
-            (twins if self._promise(i)[:2] in met else firsts).append(i)
-            met.add(self._promise(i)[:2])
-        return firsts + twins
+            return ordered
+        if not self._has_prefixes and len(self.evaluations) < self._most_whole // 2:
+            return one_of_each_first(ordered, lambda i: self._families[i], self.evaluations)
+        return one_of_each_first(ordered, lambda i: self._promise(i)[:2], self.evaluations)
 
     def _is_neighbour(self, index: int) -> bool:
         """Whether a plan differs from the best in one dimension."""
