@@ -112,7 +112,7 @@ def enumerate_space(study: Study) -> Space:
     if not seen:
         _require_sense(study, contradictions)
         raise InputError(
-            f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices} devices",
+            f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices_in_all} devices",
             where=f"study {study.name}, table [space]",
             remedy="allow more degrees in tp, pp, dp or attention_dp, or set allow_idle = true (--allow-idle)",
         )
@@ -248,13 +248,16 @@ def _mixed(
 
 
 def _pair_counts(study: Study, one: Cluster, first: Shape, other: Cluster, second: Shape) -> Iterator[tuple[int, int]]:
-    """Yield the counts of two shapes that fill their pools, or with idle devices allowed any that fit."""
-    fills = not study.space.allow_idle
+    """Yield the counts of two shapes that fill their pools, or with idle devices allowed any that fit.
+
+    A stated `dp` is the number of instances of the whole fleet, as it is of fleets of one shape.
+    """
+    fills, wanted = not study.space.allow_idle, study.space.dp
     for n in range(1, one.n_devices // first.n_devices + 1):
         left = (one.n_devices - n * first.n_devices) if one is other else other.n_devices
         for m in range(1, left // second.n_devices + 1):
             full = m * second.n_devices == left and (one is other or n * first.n_devices == one.n_devices)
-            if full or not fills:
+            if (full or not fills) and (not wanted or n + m in wanted):
                 yield n, m
 
 

@@ -92,6 +92,20 @@ def test_two_shapes_share_a_pool_or_lie_in_two() -> None:
     assert len(idle.feasible) == 2 + 2 + 2 * 2
 
 
+def test_a_stated_count_is_that_of_all_instances_of_a_fleet() -> None:
+    assert _counts(_space(n_shapes=2, tp=[1, 2], pp=[1], dp=[3])) == [(2, 1)]
+    assert _counts(_space(n_shapes=2, tp=[1, 2], pp=[1], dp=[4])) == [(4,)]
+    park = {"tp": [1], "pp": [1], "allow_idle": True}
+    assert _counts(_space("2xh100-sxm+2xl40s", **park, dp=[1])) == [(1,), (1,)]
+    assert _counts(_space("2xh100-sxm+2xl40s", **park, dp=[3, 4])) == [(1, 2), (2, 1), (2, 2)]
+    with pytest.raises(InputError, match="gives 4 devices"):
+        _space("2xh100-sxm+2xl40s", tp=[1], pp=[1], dp=[2])
+
+
+def _counts(space: Space) -> list[tuple[int, ...]]:
+    return [tuple(count for _, count in plan.instances) for plan in space.feasible]
+
+
 def test_what_cannot_run_is_counted_by_rule() -> None:
     space = _space("4xh100-sxm", "llama-3.1-70b", weight_dtypes=["bf16", "fp8"])
     assert sum(space.pruned().values()) == len(space.infeasible)
