@@ -65,12 +65,15 @@ class Space:
         return len(self.feasible) + len(self.infeasible) + self.n_alike
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many of the feasible plans have which value in each dimension that has several."""
-        found: dict[str, Counter[str]] = {}
+        """Return how many of the feasible plans have which value in each dimension that has several, in order."""
+        found: dict[str, Counter[Any]] = {}
         for choice in self.choices.values():
             for dimension, value in choice:
-                found.setdefault(dimension, Counter())[str(value)] += 1
-        return {dimension: dict(counter) for dimension, counter in found.items()}
+                found.setdefault(dimension, Counter())[value] += 1
+        return {
+            dimension: {str(value): counter[value] for value in sorted(counter, key=_rank)}
+            for dimension, counter in found.items()
+        }
 
     def pruned(self) -> dict[str, int]:
         """Return how many plans each rule took out, most first."""
@@ -78,6 +81,13 @@ class Space:
         if self.n_alike:
             rules["runs exactly as another plan"] = self.n_alike
         return dict(rules.most_common())
+
+
+def _rank(value: object) -> tuple[int, float, str]:
+    """Return a value's place among those of its dimension: numbers by size, then texts, then None."""
+    if isinstance(value, (int, float)):
+        return 0, value, ""
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
 
 
 def enumerate_space(study: Study) -> Space:
