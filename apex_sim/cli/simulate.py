@@ -98,7 +98,7 @@ def _require_one_plan(space: Space) -> None:
         "--tp": {shape.tp for plan in plans for shape, _ in plan.instances},
         "--pp": {shape.pp for plan in plans for shape, _ in plan.instances},
         "--attention-dp": {shape.attention_dp for plan in plans for shape, _ in plan.instances},
-        "--dp": {count for plan in plans for _, count in plan.instances},
+        "--dp": {plan.n_instances for plan in plans},
         "--weight-dtype": {shape.precision.weight for plan in plans for shape, _ in plan.instances},
         "--kv-dtype": {shape.precision.kv for plan in plans for shape, _ in plan.instances},
     }

@@ -17,6 +17,7 @@ from apex_sim.cost.roofline import Roofline
 from apex_sim.errors import InputError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, why_reference
 from apex_sim.fleet.fleet import simulate_plan
+from apex_sim.fleet.router import make_router
 from apex_sim.hardware.device import Device
 from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.metrics.capacity import workload_capacity_per_s
@@ -25,6 +26,7 @@ from apex_sim.metrics.definitions import Metrics
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.metrics.summary import latency_sample_s, summarise
 from apex_sim.plan.plan import Plan
+from apex_sim.plan.shape import Shape
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
 from apex_sim.truth.calibration.profile_support import require_near_users
@@ -33,6 +35,7 @@ from apex_sim.truth.error_bar import Interval, Spread, intervals_of, spread_of
 from apex_sim.truth.footing import footing_of
 from apex_sim.truth.response import Served
 from apex_sim.truth.validated import load_validated
+from apex_sim.workload.requests import Requests
 
 #: Cumulative shares at which latency curves are kept for plots.
 CURVE_SHARES = tuple(np.linspace(0.0, 1.0, 201).tolist())
@@ -230,12 +233,27 @@ def _spread(study: Study, run: FleetRun, compiled: CompiledPlan) -> Spread | Non
 
 
 def capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
-    """Return the estimated capacity of all instances of `plan`, in requests per second."""
+    """Return the estimated capacity of all instances of `plan`, in requests per second.
+
+    Behind a router that keeps shares it is the rate at which the first entry of the plan cannot serve its own.
+    """
     requests = study.workload.requests
-    return sum(
-        count * workload_capacity_per_s(compiled[shape][1], compiled[shape][0], requests)
-        for shape, count in plan.instances
+    if plan.routing is None:
+        return sum(_entry_capacity_per_s(shape, count, compiled, requests) for shape, count in plan.instances)
+    route = make_router(plan)
+    served_by = np.array([route(tokens, []) for tokens in requests.prompt_tokens.tolist()])
+    entries = np.repeat(np.arange(len(plan.instances)), [count for _, count in plan.instances])[served_by]
+    rows = [np.flatnonzero(entries == entry) for entry in range(len(plan.instances))]
+    return min(
+        _entry_capacity_per_s(shape, count, compiled, requests.take(mine)) * requests.n / len(mine)
+        for (shape, count), mine in zip(plan.instances, rows, strict=True)
+        if len(mine)
     )
+
+
+def _entry_capacity_per_s(shape: Shape, count: int, compiled: CompiledPlan, requests: Requests) -> float:
+    memory, step_model = compiled[shape]
+    return count * workload_capacity_per_s(step_model, memory, requests)
 
 
 def _curve(run: FleetRun, latency: str) -> tuple[float, ...]:

@@ -65,12 +65,15 @@ class Space:
         return len(self.feasible) + len(self.infeasible) + self.n_alike
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return how many of the feasible plans have which value in each dimension that has several."""
-        found: dict[str, Counter[str]] = {}
+        """Return how many of the feasible plans have which value in each dimension that has several, in order."""
+        found: dict[str, Counter[Any]] = {}
         for choice in self.choices.values():
             for dimension, value in choice:
-                found.setdefault(dimension, Counter())[str(value)] += 1
-        return {dimension: dict(counter) for dimension, counter in found.items()}
+                found.setdefault(dimension, Counter())[value] += 1
+        return {
+            dimension: {str(value): counter[value] for value in sorted(counter, key=_rank)}
+            for dimension, counter in found.items()
+        }
 
     def pruned(self) -> dict[str, int]:
         """Return how many plans each rule took out, most first."""
@@ -78,6 +81,13 @@ class Space:
         if self.n_alike:
             rules["runs exactly as another plan"] = self.n_alike
         return dict(rules.most_common())
+
+
+def _rank(value: object) -> tuple[int, float, str]:
+    """Return a value's place among those of its dimension: numbers by size, then texts, then None."""
+    if isinstance(value, (int, float)):
+        return 0, value, ""
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
 
 
 def enumerate_space(study: Study) -> Space:
@@ -112,7 +122,7 @@ def enumerate_space(study: Study) -> Space:
     if not seen:
         _require_sense(study, contradictions)
         raise InputError(
-            f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices} devices",
+            f"no DP x TP x PP of the stated degrees gives {study.cluster.n_devices_in_all} devices",
             where=f"study {study.name}, table [space]",
             remedy="allow more degrees in tp, pp, dp or attention_dp, or set allow_idle = true (--allow-idle)",
         )
@@ -248,13 +258,16 @@ def _mixed(
 
 
 def _pair_counts(study: Study, one: Cluster, first: Shape, other: Cluster, second: Shape) -> Iterator[tuple[int, int]]:
-    """Yield the counts of two shapes that fill their pools, or with idle devices allowed any that fit."""
-    fills = not study.space.allow_idle
+    """Yield the counts of two shapes that fill their pools, or with idle devices allowed any that fit.
+
+    A stated `dp` is the number of instances of the whole fleet, as it is of fleets of one shape.
+    """
+    fills, wanted = not study.space.allow_idle, study.space.dp
     for n in range(1, one.n_devices // first.n_devices + 1):
         left = (one.n_devices - n * first.n_devices) if one is other else other.n_devices
         for m in range(1, left // second.n_devices + 1):
             full = m * second.n_devices == left and (one is other or n * first.n_devices == one.n_devices)
-            if full or not fills:
+            if (full or not fills) and (not wanted or n + m in wanted):
                 yield n, m
 
 

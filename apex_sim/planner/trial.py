@@ -9,17 +9,15 @@ from typing import Final
 
 from apex_sim.errors import UnknownNameError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan
-from apex_sim.fleet.fleet import simulate_plan
 from apex_sim.metrics.definitions import Metrics
 from apex_sim.metrics.stability import Stability, judge_stability
 from apex_sim.metrics.summary import summarise
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import longer_draw
-from apex_sim.planner.evaluation import capacity_per_s, costs_of
+from apex_sim.planner.evaluation import capacity_per_s, costs_of, run_plan
 from apex_sim.planner.ranking import is_answer
 from apex_sim.planner.study import Study
 from apex_sim.record.run import FleetRun
-from apex_sim.truth.calibration.profile_support import require_near_users
 
 #: How many times as long a load may become while its run is too short to judge.
 _MOST_LONGER: Final = 16
@@ -80,11 +78,7 @@ def try_plan(study: Study, plan: Plan, compiled: CompiledPlan | None = None) -> 
     InfeasiblePlanError : the plan is illegal or does not fit.
     UnsupportedError : the study's calibration profile was fitted to far fewer or more requests at a time.
     """
-    compiled = compiled or compile_of(study, plan)
-    run = simulate_plan(study.model, study.cluster, plan, study.workload, costs_of(study), compiled=compiled)
-    if study.profile and study.workload.load.concurrency is None:
-        require_near_users(study.profile, run.mean_users)
-    return judge_run(study, run, compiled)
+    return judge_run(study, *run_plan(study, plan, compiled=compiled))
 
 
 def try_decided(study: Study, plan: Plan, compiled: CompiledPlan | None = None, draw: int = 0) -> Trial:

@@ -22,6 +22,9 @@ FOOTNOTES: Final[dict[Verdict, str]] = {
     "too short": "the run is too short to tell whether the plan keeps up",
 }
 
+#: Leads below this share would be printed as "0.0 %".
+_LEAST_GAP: Final = 0.0005
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -101,9 +104,12 @@ def _lead(result: SearchResult, best: Evaluation) -> str:
         return f"{title}; no other plan keeps up with the load and every limit."
     if not value or not rival:
         return f"{title}."
-    gap = abs(rival - value) / rival
+    gap, label = abs(rival - value) / rival, rivals[0].plan.label
+    if not gap:
+        return f"{title}, equal to the runner-up's ({label})."
+    by = percent(gap) if gap >= _LEAST_GAP else f"less than {percent(2 * _LEAST_GAP)}"
     word = "lower" if METRICS[name].better == "lower" else "higher"
-    return f"{title}, {percent(gap)} {word} than the runner-up's ({rivals[0].plan.label}: {metric_text(name, rival)})."
+    return f"{title}, {by} {word} than the runner-up's ({label}: {metric_text(name, rival)})."
 
 
 def _certainty(result: SearchResult) -> str:

@@ -144,6 +144,10 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "simulate quickstart": ("20 plans", "State one value for --tp, --pp, --dp, --weight-dtype."),
     "simulate quickstart --tp 8": ("2 plans", "State one value for --weight-dtype."),
     "simulate quickstart --weight-dtype fp8 --tp 4": ("2 plans", "State one value for --pp, --dp."),
+    "simulate quickstart --model llama-3.1-8b --cluster 2xh100-sxm+1xl40s --tp 1 --pp 1": (
+        "4 plans",
+        "State one value for --weight-dtype.",
+    ),
     # names
     "search nosuch": ("unknown study 'nosuch'", "quickstart"),
     "search quickstrat": ("'quickstart'",),

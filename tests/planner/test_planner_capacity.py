@@ -9,12 +9,15 @@ import pytest
 
 from apex_sim.errors import InputError, UnsupportedError
 from apex_sim.plan.plan import Plan
+from apex_sim.plan.routing import Routing
+from apex_sim.plan.shape import Shape
 from apex_sim.planner.another_draw import at_rate, longer_draw, other_draws
 from apex_sim.planner.capacity import Capacity, highest_rate, highest_rates
+from apex_sim.planner.evaluation import capacity_per_s
 from apex_sim.planner.rate_bracket import Judgement
 from apex_sim.planner.space import enumerate_space
 from apex_sim.planner.study import Study, make_study, merge
-from apex_sim.planner.trial import try_plan
+from apex_sim.planner.trial import compile_of, try_plan
 
 BASE: dict[str, Any] = {
     "model": "llama-3.1-8b",
@@ -96,6 +99,45 @@ def test_a_queue_with_equal_services_takes_one_request_for_each_service() -> Non
 def test_without_limits_the_rate_is_near_the_closed_form_of_saturation() -> None:
     study = replace(_study(), slo=replace(_study().slo, limits=()))
     found = highest_rate(study, _plan(study), n_draws=2)
+    assert found.keeps_per_s is not None
+    assert 0.7 < found.keeps_per_s / found.estimate_per_s < 1.2
+
+
+def _estimate(study: Study, *instances: tuple[Shape, int], routing: Routing | None = None) -> float:
+    plan = Plan(instances, "size-bucket" if routing else "round-robin", routing)
+    return capacity_per_s(study, plan, compile_of(study, plan))
+
+
+def test_the_entry_that_saturates_first_under_the_shares_is_the_limit() -> None:
+    """Half of the prompts have 100 tokens, half 2,000: what each instance can do is the estimate of it alone."""
+    study = _study({"cluster": "3xh100-sxm", "space": {"tp": [1], "pp": [1]}})
+    shape, n = _plan(study).instances[0][0], study.workload.requests.n
+
+    def equal(prompt_tokens: list[int]) -> Study:
+        tokens = np.resize(prompt_tokens, n)
+        requests = replace(study.workload.requests, prompt_tokens=tokens, output_tokens=np.full(n, 100))
+        return replace(study, workload=replace(study.workload, requests=requests))
+
+    short, long, both = (_estimate(equal(tokens), (shape, 1)) for tokens in ([100], [2000], [100, 2000]))
+    assert long < both < short
+    pair = (shape, 1), (shape, 2)
+    for shares, most in (
+        (((1.0, 0.0), (0.0, 1.0)), min(short / 0.5, 2 * long / 0.5)),
+        (((0.0, 1.0), (1.0, 0.0)), min(2 * short / 0.5, long / 0.5)),
+        (((0.0, 1.0), (0.0, 1.0)), 2 * both),
+        (((0.5, 0.5), (0.5, 0.5)), both / 0.5),
+        (((0.9, 0.1), (0.9, 0.1)), both / 0.9),
+    ):
+        assert _estimate(equal([100, 2000]), *pair, routing=Routing((500,), shares)) == pytest.approx(most, rel=1e-3)
+    assert _estimate(equal([100, 2000]), *pair) == pytest.approx(3 * both)
+
+
+def test_without_limits_the_rate_of_uneven_shares_is_near_the_closed_form_too() -> None:
+    study = _study({"cluster": "2xh100-sxm", "space": {"tp": [1], "pp": [1]}})
+    study = replace(study, slo=replace(study.slo, limits=()))
+    shape = _plan(study).instances[0][0]
+    uneven = Plan(((shape, 1), (shape, 1)), "weighted-round-robin", Routing((), ((0.95, 0.05),)))
+    found = highest_rate(study, uneven, n_draws=1)
     assert found.keeps_per_s is not None
     assert 0.7 < found.keeps_per_s / found.estimate_per_s < 1.2
 

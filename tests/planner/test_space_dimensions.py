@@ -33,6 +33,18 @@ def test_knobs_multiply_and_tell_plans_apart() -> None:
     }
 
 
+def test_values_are_counted_in_their_own_order() -> None:
+    """Numbers by size, whatever their order in the study; texts by the alphabet, None last."""
+    listed = {"clock_frac": [0.8, 1.0, 0.25], "weight_dtypes": ["fp8", "bf16"], "max_num_seqs": [512, 64, 128]}
+    found = {name: list(counter) for name, counter in _space(tp=[2], pp=[1], **listed).counts().items()}
+    assert found["clock_frac"] == ["0.25", "0.8", "1.0"]
+    assert found["weights"] == ["bf16", "fp8"]
+    assert found["max_num_seqs"] == ["64", "128", "512"]
+    ends = _space(tp=[1], pp=[4], dp=[1], splits="ends").counts()["layers"]
+    assert list(ends)[-1] == "None"
+    assert list(ends) == [*sorted(list(ends)[:-1]), "None"]
+
+
 def test_knobs_that_exclude_each_other_are_counted_and_make_no_plan() -> None:
     space = _space(**ONE, max_num_seqs=[32, 1024], max_num_batched_tokens=[512])
     assert [plan.instances[0][0].scheduler.max_num_seqs for plan in space.feasible] == [32]
@@ -90,6 +102,20 @@ def test_two_shapes_share_a_pool_or_lie_in_two() -> None:
     ]
     idle = _space("2xh100-sxm+2xl40s", tp=[1], pp=[1], allow_idle=True)
     assert len(idle.feasible) == 2 + 2 + 2 * 2
+
+
+def test_a_stated_count_is_that_of_all_instances_of_a_fleet() -> None:
+    assert _counts(_space(n_shapes=2, tp=[1, 2], pp=[1], dp=[3])) == [(2, 1)]
+    assert _counts(_space(n_shapes=2, tp=[1, 2], pp=[1], dp=[4])) == [(4,)]
+    park = {"tp": [1], "pp": [1], "allow_idle": True}
+    assert _counts(_space("2xh100-sxm+2xl40s", **park, dp=[1])) == [(1,), (1,)]
+    assert _counts(_space("2xh100-sxm+2xl40s", **park, dp=[3, 4])) == [(1, 2), (2, 1), (2, 2)]
+    with pytest.raises(InputError, match="gives 4 devices"):
+        _space("2xh100-sxm+2xl40s", tp=[1], pp=[1], dp=[2])
+
+
+def _counts(space: Space) -> list[tuple[int, ...]]:
+    return [tuple(count for _, count in plan.instances) for plan in space.feasible]
 
 
 def test_what_cannot_run_is_counted_by_rule() -> None:

@@ -27,6 +27,21 @@ def test_a_close_choice_is_called_a_coin_toss(result):
     assert "60 %, a coin toss" in search_page(close)
 
 
+def test_a_tie_is_called_one(result):
+    """Never "0 % lower": an equal figure is equal, and one that rounds to nothing says so."""
+    name, (best, rival) = result.study.objective.name, result.plans[:2]
+    runner_up = f"the runner-up's ({rival.plan.label}"
+
+    def lead(factor):
+        metrics = {**rival.metrics, name: best.metrics[name] * factor}
+        return reasons(replace(result, plans=(best, replace(rival, metrics=metrics), *result.plans[2:])))[1]
+
+    assert lead(1.0).endswith(f", equal to {runner_up}).")
+    assert f", less than 0.1 % lower than {runner_up}: " in lead(1.0001)
+    assert f", 0.6 % lower than {runner_up}: " in lead(1.006)
+    assert f", 50 % lower than {runner_up}: " in lead(2.0)
+
+
 def reasons(result):
     return search_headline(result).reasons
 
