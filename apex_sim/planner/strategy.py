@@ -8,8 +8,8 @@ gap that was asked for, or until the allowed share of the plans has been simulat
 `ask` returns jobs whose order of completion does not matter, `tell` takes what came of all of them.  What is asked
 depends on outcomes only, never on time or on who does the jobs, so that every run of a search takes the same way.
 
-Where all requests are there from the start, a run of the first ones proves nothing of the whole, but still tells which
-plans to simulate.
+Where all requests are there from the start, a run of the first ones proves nothing of the whole, and misleads about the
+plans to simulate unless it is corrected by what others of the family did (`family`).
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Strategy:
         """Return plans that did better on the first requests than the best: one that is better rules out more."""
         if self.best is None or self.best not in self.glimpses or len(self.evaluations) >= self._most_whole // 2:
             return []
-        _, best, _ = self._promise(self.best)
+        best = self._promise(self.best)[1]
         better = [
             promise
             for i in self.open_plans(self._gap_frac)
@@ -180,7 +180,7 @@ class Strategy:
             for promise in [self._promise(i)]
             if not promise[0] and promise[1] < best - _BETTER_FRAC * abs(best)
         ]
-        return self._whole([i for _, _, i in sorted(better)[:_BETTER_ROUND]])
+        return self._whole([promise[-1] for promise in sorted(better)[:_BETTER_ROUND]])
 
     def _lead(self) -> list[Job]:
         """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.
@@ -257,12 +257,13 @@ class Strategy:
     def _whole_loss(self, index: int) -> float:
         return loss_of(self.evaluations[index].metrics[self._objective.name], self._objective)
 
-    def _promise(self, index: int) -> tuple[bool, float, int]:
-        """Return what plans are ordered by before they are simulated whole, the most promising first."""
+    def _promise(self, index: int) -> tuple[bool, float, float, int]:
+        """Return what plans are ordered by before they are simulated whole, bounds where first requests are equal."""
         glimpse = self.glimpses[index]
         fails = bool(glimpse.estimates and self._study.slo.violations(glimpse.estimates))
         overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
-        return fails or overloaded, self._lessons.expected(self._families[index], self._first_loss(glimpse)), index
+        expected = self._lessons.expected(self._families[index], self._first_loss(glimpse))
+        return fails or overloaded, expected, self.bound_loss(index), index
 
     def _first_loss(self, glimpse: Glimpse) -> float:
         estimates = glimpse.estimates or glimpse.bounds
@@ -285,8 +286,7 @@ class Strategy:
         if self.best is None:
             return False
         mine, others = self._choices[index], self._choices[self.best]
-        different = [name for name in {**mine, **others} if mine.get(name) != others.get(name)]
-        return len(different) == 1
+        return sum(mine.get(name) != others.get(name) for name in {**mine, **others}) == 1
 
     def _is_promising(self, index: int) -> bool:
         """Whether a plan did about as well as the best on the first requests."""

@@ -28,7 +28,7 @@ _BASE: dict[str, Any] = {
     "objective": "e2e",
     "space": {"pp": [1]},
 }
-#: One dimension decides each: the clock, seats, a fleet of two device types, splits that spare the ends.
+#: One dimension decides each: the clock, seats, a fleet of two device types, splits that spare the ends, the cells.
 _PLANTED: dict[str, dict[str, Any]] = {
     "lower clock": {
         "objective": "energy",
@@ -48,6 +48,18 @@ _PLANTED: dict[str, dict[str, Any]] = {
         "objective": "throughput",
         "load": {"rate_per_s": None, "offline": True},
         "space": {"tp": [1], "pp": [2, 4], "splits": "ends", "max_num_seqs": [32, 256]},
+    },
+    "several nodes": {  # the first requests leave four instances half empty, and flatter those with two
+        "cluster": "4x2xl4",
+        "workload": "summarization",
+        "objective": "throughput",
+        "load": {"n_requests": 200, "rate_per_s": None, "offline": True},
+        "space": {
+            "pp": [1, 2, 4],
+            "placement": ["packed", "spread"],
+            "max_num_seqs": [32, 256],
+            "max_num_batched_tokens": [1024, 8192],
+        },
     },
 }
 
