@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from apex_sim.errors import NoAnswerError
+from apex_sim.errors import InputError, NoAnswerError
 from apex_sim.fleet.router import SHARING_BY_LENGTH
 from apex_sim.plan.plan import Plan
 from apex_sim.planner.another_draw import offered_rate_per_s
@@ -122,8 +122,14 @@ def cheapest_mix(
     ------
     NoAnswerError : no fleet within the pools does; says what is missing where the program knows it.
     UnsupportedError : a closed or offline load, which has no rate.
-    InputError : as `enumerate_space`.
+    InputError : a stated `dp`; else as `enumerate_space`.
     """
+    if study.space.dp:
+        raise InputError(
+            f"dp = {study.space.dp}, and a mix's counts are what is looked for",
+            where=f"study {study.name}, key 'space.dp'",
+            remedy="leave it out (--dp), and bound the fleet by the devices of the cluster",
+        )
     by = by or solver(_TIME_LIMIT_S, _GAP_FRAC)
     rate_per_s = offered_rate_per_s(study.workload, f"study {study.name}")
     buckets = buckets_of(study.workload.requests, n_buckets, split, rate_per_s)

@@ -286,7 +286,7 @@ class Strategy:
         if self.best is None:
             return False
         mine, others = self._choices[index], self._choices[self.best]
-        return sum(mine.get(name) != others.get(name) for name in {**mine, **others}) == 1
+        return len([name for name in {**mine, **others} if mine.get(name) != others.get(name)]) == 1
 
     def _is_promising(self, index: int) -> bool:
         """Whether a plan did about as well as the best on the first requests."""

@@ -56,6 +56,11 @@ def test_buckets_hold_their_own_requests_at_their_own_rate() -> None:
         assert set(pairs) <= set(own)
 
 
+def test_stated_counts_are_refused() -> None:
+    with pytest.raises(InputError, match="space.dp"):
+        cheapest_mix(_study({"space": {"dp": [2]}}))
+
+
 def test_the_mix_keeps_the_limits_and_nothing_can_be_spared() -> None:
     found, study = _mix(), _study()
     assert try_decided(study, found.best.plan).keeps
