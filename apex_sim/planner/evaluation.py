@@ -17,7 +17,7 @@ from apex_sim.cost.roofline import Roofline
 from apex_sim.errors import InputError
 from apex_sim.fleet.compiled_plan import CompiledPlan, compile_plan, why_reference
 from apex_sim.fleet.fleet import simulate_plan
-from apex_sim.fleet.router import make_router
+from apex_sim.fleet.router import BLIND_ROUTERS, make_router
 from apex_sim.hardware.device import Device
 from apex_sim.instance.reference import OrderMaker, Policy
 from apex_sim.metrics.capacity import workload_capacity_per_s
@@ -235,10 +235,10 @@ def _spread(study: Study, run: FleetRun, compiled: CompiledPlan) -> Spread | Non
 def capacity_per_s(study: Study, plan: Plan, compiled: CompiledPlan) -> float:
     """Return the estimated capacity of all instances of `plan`, in requests per second.
 
-    Behind a router that keeps shares it is the rate at which the first entry of the plan cannot serve its own.
+    Behind a router that does not look at loads it is the rate at which the first entry cannot serve its own.
     """
     requests = study.workload.requests
-    if plan.routing is None:
+    if len(plan.instances) == 1 or plan.router not in BLIND_ROUTERS:
         return sum(_entry_capacity_per_s(shape, count, compiled, requests) for shape, count in plan.instances)
     route = make_router(plan)
     served_by = np.array([route(tokens, []) for tokens in requests.prompt_tokens.tolist()])

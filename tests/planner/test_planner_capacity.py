@@ -129,7 +129,18 @@ def test_the_entry_that_saturates_first_under_the_shares_is_the_limit() -> None:
         (((0.9, 0.1), (0.9, 0.1)), both / 0.9),
     ):
         assert _estimate(equal([100, 2000]), *pair, routing=Routing((500,), shares)) == pytest.approx(most, rel=1e-3)
-    assert _estimate(equal([100, 2000]), *pair) == pytest.approx(3 * both)
+    assert _estimate(equal([100, 2000]), *pair) == pytest.approx(3 * both, rel=0.02)
+
+
+def test_under_round_robin_the_slower_half_of_a_fleet_saturates_first() -> None:
+    study = _study({"cluster": "2xh100-sxm", "space": {"tp": [1], "pp": [1]}})
+    fast = _plan(study).instances[0][0]
+    slow = replace(fast, scheduler=replace(fast.scheduler, max_num_seqs=4))
+    alone, other = _estimate(study, (fast, 1)), _estimate(study, (slow, 1))
+    assert other < 0.5 * alone
+    assert _estimate(study, (fast, 1), (slow, 1)) == pytest.approx(2 * other, rel=0.1)
+    aware = Plan(((fast, 1), (slow, 1)), "least-outstanding")
+    assert capacity_per_s(study, aware, compile_of(study, aware)) == pytest.approx(alone + other)
 
 
 def test_without_limits_the_rate_of_uneven_shares_is_near_the_closed_form_too() -> None:
