@@ -186,7 +186,12 @@ def _several_nodes(rng: np.random.Generator) -> Recipe:
     space |= {"max_num_seqs": [32, 128, 256], "max_num_batched_tokens": [1024, 4096, 8192]}
     objective = pick(rng, ("ttft", "cost", "throughput"))
     loads = ("steady", "closed") if objective == "ttft" else ("closed", "offline")
-    return Recipe(model, cluster, space, objective, _is("pp", 1), loads)
+    return Recipe(model, cluster, space, objective, _is_tp_in_node(int(cluster.split("x")[1])), loads)
+
+
+def _is_tp_in_node(n_devices_per_node: int) -> Callable[[Plan, Choices], bool]:
+    """Tensor parallelism within each node and a pipeline across nodes, as handbooks have it."""
+    return lambda plan, choices: plan.instances[0][0].tp == n_devices_per_node and choices.get("pp", 1) > 1
 
 
 def _is(name: str, value: object) -> Callable[[Plan, Choices], bool]:

@@ -257,13 +257,13 @@ class Strategy:
     def _whole_loss(self, index: int) -> float:
         return loss_of(self.evaluations[index].metrics[self._objective.name], self._objective)
 
-    def _promise(self, index: int) -> tuple[bool, float, float, int]:
-        """Return what plans are ordered by before they are simulated whole, bounds where first requests are equal."""
+    def _promise(self, index: int) -> tuple[bool, float, float, float, int]:
+        """Return what plans are ordered by before they are simulated whole; equals by their bounds, then by load."""
         glimpse = self.glimpses[index]
         fails = bool(glimpse.estimates and self._study.slo.violations(glimpse.estimates))
-        overloaded = glimpse.load_frac is not None and glimpse.load_frac >= 1.0
+        load_frac = glimpse.load_frac or 0.0
         expected = self._lessons.expected(self._families[index], self._first_loss(glimpse))
-        return fails or overloaded, expected, self.bound_loss(index), index
+        return fails or load_frac >= 1.0, expected, self.bound_loss(index), load_frac, index
 
     def _first_loss(self, glimpse: Glimpse) -> float:
         estimates = glimpse.estimates or glimpse.bounds
