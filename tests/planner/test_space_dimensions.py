@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from apex_sim.errors import InputError, UnknownNameError
 from apex_sim.plan.engines import engines_of
+from apex_sim.planner.evaluation import evaluate
 from apex_sim.planner.space import Space, enumerate_space
 from apex_sim.planner.study import make_study
 
@@ -122,3 +124,14 @@ def test_what_cannot_run_is_counted_by_rule() -> None:
     space = _space("4xh100-sxm", "llama-3.1-70b", weight_dtypes=["bf16", "fp8"])
     assert sum(space.pruned().values()) == len(space.infeasible)
     assert all(not any(c.isdigit() for c in rule.replace("fp8", "")) for rule in space.pruned())
+
+
+def test_faster_steps_may_make_a_slower_run_so_that_no_shape_takes_out_another() -> None:
+    """With the clock one per cent higher every step is faster, yet under this load the mean TTFT is longer."""
+    space = {"tp": [1], "pp": [1], "max_num_batched_tokens": [512], "clock_frac": [0.97, 0.98, 0.99, 1.0]}
+    load = {"n_requests": 40, "rate_per_s": 4.0, "seed": 48}
+    data = {"model": "llama-3.1-8b", "cluster": "1xl40s", "workload": "chat", "load": load, "space": space}
+    study = make_study(data, "made-up", "made-up.toml")
+    ttft_s = [evaluate(study, plan).metrics["ttft_mean_s"] or 0.0 for plan in enumerate_space(study).feasible]
+    assert len(ttft_s) == 4
+    assert max(faster / slower for slower, faster in pairwise(ttft_s)) > 1.01
