@@ -57,7 +57,7 @@ def test_buckets_hold_their_own_requests_at_their_own_rate() -> None:
 
 
 def test_stated_counts_are_refused() -> None:
-    with pytest.raises(InputError, match="space.dp"):
+    with pytest.raises(InputError, match=r"space\.dp"):
         cheapest_mix(_study({"space": {"dp": [2]}}))
 
 
