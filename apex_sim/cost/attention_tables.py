@@ -14,8 +14,8 @@ from apex_sim.cost.operators import attention_groups
 from apex_sim.cost.prefill_table import PrefillTable, tabulate_prefill
 from apex_sim.cost.stage_context import StageContext
 
-#: Tables of one layer that a process keeps for other shapes: some ten MB each.
-_MOST_KEPT: Final = 16
+#: Tables of one layer that a process keeps for other shapes, some five to ten MB each: those of a space of cells.
+_MOST_KEPT: Final = 48
 
 AttentionTables = tuple[PrefillTable, DecodeTable]
 #: Tables of one layer of each group.

@@ -181,6 +181,12 @@ class StepModel:
     provenance: str
     draft: DraftCost | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """About the memory of all tables once steps are priced: attention's and its packed copy, by distinct stage."""
+        distinct = {id(stage.tables): stage.attention for stage in self.stages}
+        return 2 * sum(table.prices_s.nbytes for each in distinct.values() for pair in each for table in pair)
+
     def host_s(self, batch: StepBatch) -> float:
         """Return the processor's time for one step."""
         return self.shape.preset.host.on_step_s(batch.n_sequences, self.shape.n_shards)

@@ -28,8 +28,9 @@ from apex_sim.planner.evaluation import Evaluation, capacity_per_s, costs_of, ev
 from apex_sim.planner.space import Refusal
 from apex_sim.planner.study import Study
 
-#: Shapes whose tables a process keeps: 20 to 50 MB each.
-_MOST_SHAPES: Final = 32
+#: Tables of shapes that a process keeps, 20 to 80 MB each, and bounds of requests by shape.
+_MOST_TABLE_BYTES: Final = 1 << 30
+_MOST_SOLO_BYTES: Final = 1 << 28
 
 CompiledShape = tuple[Memory, StepModel]
 
@@ -122,14 +123,16 @@ class Bench:
                 self._compiled |= compile_plan(self._study.model, self._study.cluster, alone, costs_of(self._study))
             self._compiled.move_to_end(shape)
         compiled = {shape: self._compiled[shape] for shape, _ in plan.instances}
-        while len(self._compiled) > max(_MOST_SHAPES, len(compiled)):
-            self._compiled.popitem(last=False)
+        n_bytes = sum(step_model.n_bytes for _, step_model in self._compiled.values())
+        while n_bytes > _MOST_TABLE_BYTES and len(self._compiled) > len(compiled):
+            _, (_, step_model) = self._compiled.popitem(last=False)
+            n_bytes -= step_model.n_bytes
         return compiled
 
     def _solo_of(self, shape: Shape, compiled: CompiledPlan) -> SoloTimes:
         if shape not in self._solo:
             self._solo[shape] = solo_times(compiled[shape][1], self._study.workload.requests, self._shared_tokens)
-            while len(self._solo) > _MOST_SHAPES:
+            while len(self._solo) > 1 and len(self._solo) * self._solo[shape].n_bytes > _MOST_SOLO_BYTES:
                 del self._solo[next(iter(self._solo))]
         return self._solo[shape]
 

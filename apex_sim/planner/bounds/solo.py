@@ -48,6 +48,11 @@ class SoloTimes:
     dynamic_j: Floats
     idle_w: float
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the times of all requests take."""
+        return 5 * self.ttft_s.nbytes
+
 
 def solo_times(step_model: StepModel, requests: Requests, shared_tokens: IntArray) -> SoloTimes:
     """Return the bounds of every request on one instance of the step model's shape.
