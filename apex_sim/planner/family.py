@@ -8,7 +8,8 @@ knobs.  So what one plan of a family did on all requests, over what it did on th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from apex_sim.plan.plan import Plan
 
@@ -19,6 +20,11 @@ Family = tuple[tuple[object, ...], ...]
 def family_of(plan: Plan) -> Family:
     """Return what a plan has in common with those that differ in number formats, clock or knobs only."""
     return tuple((shape.device, shape.stages, shape.placement, count) for shape, count in plan.instances)
+
+
+def n_differences(choices: Mapping[str, Any], others: Mapping[str, Any]) -> int:
+    """Return in how many dimensions two plans were chosen differently."""
+    return len([name for name in {**choices, **others} if choices.get(name) != others.get(name)])
 
 
 class Lessons:

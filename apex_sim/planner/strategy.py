@@ -20,9 +20,9 @@ from typing import Final
 
 from apex_sim.planner.bound_order import BoundOrder, low_or_between
 from apex_sim.planner.bounds.seen import has_prefixes
-from apex_sim.planner.effort import GAP_FRAC, Effort
+from apex_sim.planner.effort import GAP_FRAC, LONGEST_PREFIX_FRAC, Effort, n_first_requests
 from apex_sim.planner.evaluation import Evaluation
-from apex_sim.planner.family import Lessons, family_of, one_of_each_first
+from apex_sim.planner.family import Lessons, family_of, n_differences, one_of_each_first
 from apex_sim.planner.job import Glimpse, Job, Outcome
 from apex_sim.planner.ranking import is_answer, loss_of
 from apex_sim.planner.space import Refusal, Space
@@ -33,18 +33,11 @@ from apex_sim.truth.envelope import Standing
 SMALL: Final = 24
 #: The least number of plans that may be simulated whole.
 _LEAST_WHOLE: Final = 8
-#: First requests at which plans are compared, as a share of all, and the least number.
-_GLIMPSE_FRAC: Final = 1 / 16
-_LEAST_GLIMPSE: Final = 48
-#: Of a closed loop, requests for each user: the first of all users come at once, as they never do again.
-_WAVES: Final = 3
 #: Plans that are looked at on the first requests before the first one is simulated whole, and in each round after.
 _FIRST_ROUND: Final = 24
 _ROUND: Final = 16
 #: Plans simulated whole in a round.
 _WHOLE_ROUND: Final = 4
-#: A plan that needs more than this share of the requests to be ruled out is simulated whole instead.
-_LONGEST_PREFIX_FRAC: Final = 0.6
 #: Plans are simulated whole before the proof if their first requests did no worse than this beside the best's.
 _PROMISING_FRAC: Final = 0.1
 
@@ -80,10 +73,8 @@ class Strategy:
         self.outside: dict[str, None] = {}
         self.best: int | None = None
         self._order, self._lessons = BoundOrder(len(self.plans)), Lessons()
-        n, n_waves = study.workload.requests.n, _WAVES * (study.workload.load.concurrency or 0)
-        most = math.floor(n * _LONGEST_PREFIX_FRAC)
-        self._n_glimpse = max(_LEAST_GLIMPSE, math.ceil(n * _GLIMPSE_FRAC), min(n_waves, most))
-        self._has_glimpses = self._n_glimpse < n
+        self._n_glimpse = n_first_requests(study.workload)
+        self._has_glimpses = self._n_glimpse < study.workload.requests.n
         self._has_prefixes = has_prefixes(study.workload)
         self._most_whole = max(_LEAST_WHOLE, math.floor(effort.whole_frac * len(self.plans)))
 
@@ -99,7 +90,7 @@ class Strategy:
         unbound = [i for i in range(len(self.plans)) if i not in self.glimpses and not self._is_done(i)]
         if unbound:
             return [Job(self.plans[i], 0) for i in unbound]
-        return self._improve() or self._look() or self._lead() or self._prove() or self._alternatives()
+        return self._improve() or self._look() or self._doubt() or self._lead() or self._prove() or self._alternatives()
 
     def tell(self, outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         """Take what came of the jobs."""
@@ -155,8 +146,6 @@ class Strategy:
         target = self.best_loss - gap_frac * abs(self.best_loss) if self.best is not None else math.inf
         return self._order.below(target)
 
-    # --- rounds -------------------------------------------------------------------------------------------------------
-
     def _look(self) -> list[Job]:
         """Return plans to be compared on the first requests: those with the best bounds, while they may win."""
         if not self._has_glimpses:
@@ -182,6 +171,20 @@ class Strategy:
         ]
         return self._whole([promise[-1] for promise in sorted(better)[:_BETTER_ROUND]])
 
+    def _doubt(self) -> list[Job]:
+        """Return the least loaded plan of those that seem overloaded, yet did better on the first requests.
+
+        A capacity is an estimate, and a run may be over before a backlog shows.  The first that fails ends this.
+        """
+        failed = [i for i, each in self.evaluations.items() if self._seems_overloaded(i) and not is_answer(each)]
+        is_half = self._most_whole // 2 <= len(self.evaluations) < self._most_whole
+        if failed or not is_half or self.best not in self.glimpses:
+            return []
+        best = self._promise(self.best)[1]
+        seem = [i for i in self.open_plans(self._gap_frac) if self._seems_overloaded(i)]
+        better = [self._promise(i)[3:] for i in seem if self._promise(i)[1] < best - _BETTER_FRAC * abs(best)]
+        return self._whole([index for _, index in sorted(better)[:1]])
+
     def _lead(self) -> list[Job]:
         """Return whom to simulate whole: the plans that did best on the first requests, while any did about as well.
 
@@ -190,9 +193,11 @@ class Strategy:
         """
         ready = [i for i in self.open_plans(self._gap_frac) if self._is_compared(i)]
         if self.best is not None:
-            ready = [i for i in ready if not self._promise(i)[0]]
+            ready = [i for i in ready if self._promise(i)[0] <= self._promise(self.best)[0]]
             if len(self.evaluations) >= max(self._most_whole // 2, _WHOLE_ROUND):
-                ready = [i for i in ready if self._is_promising(i) and (self._has_glimpses or self._is_neighbour(i))]
+                ready = [i for i in ready if self._is_promising(i)]
+                if not self._has_glimpses:
+                    ready = [i for i in ready if n_differences(self._choices[i], self._choices[self.best]) == 1]
         chosen = self._twins_last(ready)[: self._n_round]
         if self.best is None and len(chosen) > 1:  # whatever it costs, an answer rules out others
             chosen[-1] = min(ready, key=lambda i: (self._promise(i)[0], self.glimpses[i].load_frac or 0.0, i))
@@ -224,16 +229,14 @@ class Strategy:
             return None
         if self._study.slo.limits and self._promise(index)[0]:  # more of its requests will show that it breaks a limit
             n_requests = 2 * glimpse.n_requests
-            return n_requests if n_requests <= _LONGEST_PREFIX_FRAC * n else None
+            return n_requests if n_requests <= LONGEST_PREFIX_FRAC * n else None
         least, likely = self.bound_loss(index), loss_of(estimate, self._objective)
         target = self.best_loss - self._gap_frac * abs(self.best_loss)
         if not least < target < likely:
             return None
         share = glimpse.n_requests / n + 1.2 * (target - least) / (likely - least)
         n_requests = math.ceil(n * share)
-        return None if share > _LONGEST_PREFIX_FRAC or n_requests <= glimpse.n_requests else n_requests
-
-    # --- what is known of a plan --------------------------------------------------------------------------------------
+        return None if share > LONGEST_PREFIX_FRAC or n_requests <= glimpse.n_requests else n_requests
 
     @property
     def _gap_frac(self) -> float:
@@ -261,9 +264,12 @@ class Strategy:
         """Return what plans are ordered by before they are simulated whole; equals by their bounds, then by load."""
         glimpse = self.glimpses[index]
         fails = bool(glimpse.estimates and self._study.slo.violations(glimpse.estimates))
-        load_frac = glimpse.load_frac or 0.0
         expected = self._lessons.expected(self._families[index], self._first_loss(glimpse))
-        return fails or load_frac >= 1.0, expected, self.bound_loss(index), load_frac, index
+        load_frac, is_over = glimpse.load_frac or 0.0, self._seems_overloaded(index)
+        return fails or is_over, expected, self.bound_loss(index), load_frac, index
+
+    def _seems_overloaded(self, index: int) -> bool:
+        return index in self.glimpses and (self.glimpses[index].load_frac or 0.0) >= 1.0
 
     def _first_loss(self, glimpse: Glimpse) -> float:
         estimates = glimpse.estimates or glimpse.bounds
@@ -280,13 +286,6 @@ class Strategy:
         if not self._has_prefixes and len(self.evaluations) < self._most_whole // 2:
             return one_of_each_first(ordered, lambda i: self._families[i], self.evaluations)
         return one_of_each_first(ordered, lambda i: self._promise(i)[:2], self.evaluations)
-
-    def _is_neighbour(self, index: int) -> bool:
-        """Whether a plan differs from the best in one dimension."""
-        if self.best is None:
-            return False
-        mine, others = self._choices[index], self._choices[self.best]
-        return len([name for name in {**mine, **others} if mine.get(name) != others.get(name)]) == 1
 
     def _is_promising(self, index: int) -> bool:
         """Whether a plan did about as well as the best on the first requests."""

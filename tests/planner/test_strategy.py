@@ -49,6 +49,18 @@ _PLANTED: dict[str, dict[str, Any]] = {
         "load": {"rate_per_s": None, "offline": True},
         "space": {"tp": [1], "pp": [2, 4], "splits": "ends", "max_num_seqs": [32, 256]},
     },
+    "short run": {  # the best plan is offered 1.1 times its estimated capacity, and through before a backlog grows
+        "model": "llama-3.1-8b",
+        "cluster": "2xh100-sxm",
+        "workload": "summarization",
+        "objective": "tpot",
+        "load": {"n_requests": 100, "rate_per_s": 15.0, "seed": 1},
+        "space": {
+            "max_num_seqs": [8, 16, 32, 256],
+            "max_num_batched_tokens": [256, 512, 2048, 8192],
+            "kv_dtypes": ["bf16", "fp8"],
+        },
+    },
     "several nodes": {  # the first requests leave four instances half empty, and flatter those with two
         "cluster": "4x2xl4",
         "workload": "summarization",
