@@ -51,8 +51,10 @@ class Lessons:
         >>> lessons.expected((), 2.0)
         6.0
         """
+        if not self._ratios:  # most searches learn nothing, and hashing a family's stages takes time
+            return first_loss
         ratios = self._ratios.get(family) or [ratio for each in self._ratios.values() for ratio in each]
-        return first_loss * math.fsum(ratios) / len(ratios) if ratios else first_loss
+        return first_loss * math.fsum(ratios) / len(ratios)
 
 
 def one_of_each_first(ordered: Iterable[int], kind_of: Callable[[int], object], met: Iterable[int]) -> list[int]:

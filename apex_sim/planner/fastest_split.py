@@ -9,17 +9,18 @@ a balanced one is for simulation to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from apex_sim.cost.device_costs import cost_on
 from apex_sim.cost.step_model import compile_step_model
 from apex_sim.errors import InfeasiblePlanError
 from apex_sim.hardware.cluster import Cluster
 from apex_sim.plan.legality import require_legal_shape
-from apex_sim.plan.memory import stage_memory
+from apex_sim.plan.memory import instance_memory, stage_memory
+from apex_sim.plan.plan import Plan
 from apex_sim.plan.shape import Shape, Stage
 from apex_sim.planner.bounds.solo import shared_prefix_tokens, stage_work_s
 from apex_sim.planner.evaluation import costs_of
@@ -36,7 +37,10 @@ _LEAST_GAIN_FRAC: Final = 2e-3
 
 @dataclass(frozen=True, slots=True)
 class _LayerCosts:
-    """Seconds and weight bytes of each layer on one device, and of what the first and the last stage add."""
+    """Seconds and bytes of each layer on one device, and of what the first and the last stage add.
+
+    `layer_bytes` are weights and the KV of one request of `max_model_len` tokens, the least with which engines start.
+    """
 
     layer_s: tuple[float, ...]
     embedding_s: float
@@ -83,9 +87,15 @@ class FastestSplits:
         except PipelineMemoryError:
             return None
         own, places = tuple(stage.n_layers for stage in shape.stages), range(shape.pp)
-        fits = all(stage.kv_bytes > 0 for stage in held)
         is_faster = best.slowest_s < (1.0 - _LEAST_GAIN_FRAC) * max(pipeline.stage_s(own, places))
-        return best.n_layers if is_faster or not fits else None
+        return best.n_layers if is_faster or not self._fits(pool, shape) else None
+
+    def _fits(self, pool: Cluster, shape: Shape) -> bool:
+        try:
+            instance_memory(self._study.model, pool.device, shape)
+        except InfeasiblePlanError:
+            return False
+        return True
 
     def _layer_costs(self, pool: Cluster, shape: Shape) -> _LayerCosts:
         apart = _taken_apart(shape, self._study.model.n_layers)
@@ -94,8 +104,8 @@ class FastestSplits:
         return self._costs[apart]
 
     def _cost_of(self, pool: Cluster, apart: Shape) -> _LayerCosts:
-        model, costs = self._study.model, costs_of(self._study)
-        cost = costs[pool.device.name] if isinstance(costs, Mapping) else costs
+        model = self._study.model
+        cost = cost_on(costs_of(self._study), pool.device.name, Plan(((apart, 1),)))
         tables = compile_step_model(model, pool, apart, cost)
         first_s, *own_s, two_s, last_s = stage_work_s(tables, self._study.workload.requests, self._shared_tokens)
         stages = [stage_memory(model, pool.device, apart, index) for index in range(apart.pp)]
